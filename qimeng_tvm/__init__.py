@@ -1,0 +1,1 @@
+"""QiMeng-TVM: tensor operators near peak, for Apache TVM."""

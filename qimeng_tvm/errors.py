@@ -1,0 +1,51 @@
+"""The exception tree of QiMeng-TVM: one base class, one exit code per kind."""
+
+from __future__ import annotations
+
+
+class QimengError(Exception):
+    """Base of every error this package raises on purpose.
+
+    The message is one line: what was wrong, where, and what to do about it.
+    The command line prints it without a traceback and exits with ``exit_code``.
+    """
+
+    exit_code: int = 1
+
+
+class UsageError(QimengError):
+    """The request itself cannot be served as written (exit code 2)."""
+
+    exit_code = 2
+
+
+class RequestError(UsageError):
+    """The line of text, or the arguments built from it, do not name an operator we can make."""
+
+
+class HardwareError(QimengError):
+    """The machine, or a hardware profile, cannot be understood."""
+
+
+class IntrinError(QimengError):
+    """An intrinsic family is unknown, was changed, or was asked for illegal parameters."""
+
+
+class ScheduleError(QimengError):
+    """A rule was given decisions that are not legal for its block."""
+
+
+class SearchError(QimengError):
+    """Tuning cannot go on."""
+
+
+class RecordError(QimengError):
+    """A tuning database is damaged, of another version, or locked."""
+
+
+class BuildError(QimengError):
+    """TVM, LLVM, the C compiler or the linker refused the operator."""
+
+
+class CheckError(QimengError):
+    """The checks could not be carried out (a *failed* check is a report, not an exception)."""

@@ -1,0 +1,129 @@
+"""Small schedule steps that rules are made of; each does one thing and returns what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from qimeng_tvm.intrin import ensure_registered
+from qimeng_tvm.schedule.analysis import Contraction, Operand, block_name, contraction_of, root_blocks
+
+#: Block annotation (TVM MetaSchedule): this copy can be done once, at compile time.
+PREPACK = "meta_schedule.layout_rewrite_preproc"
+
+
+def _map(axes: Sequence[str], place: Callable[[dict[str, Any]], list[Any]]) -> Any:
+    """Make an index map of as many parameters as the operand has axes (transform_layout counts them)."""
+
+    def moved(*index: Any) -> list[Any]:
+        at = dict(zip(axes, index, strict=True))
+        return [at[x] for x in axes if x in ("b", "1")] + place(at)
+
+    names = ", ".join(f"i{n}" for n in range(len(axes)))
+    return eval(f"lambda {names}: moved({names})", {"moved": moved})
+
+
+def row_panels(axes: Sequence[str], mr: int, kc: int) -> Any:
+    """Map A to (.., M / mr, K / kc, mr, kc): rows stay contiguous, so packing is a plain vector copy."""
+    return _map(axes, lambda at: [at["m"] // mr, at["k"] // kc, at["m"] % mr, at["k"] % kc])
+
+
+def k_panels(axes: Sequence[str], axis: str, width: int, k_pack: int) -> Any:
+    """Map an operand to (.., width blocks, K / P, width[, P]): what one k step reads is contiguous."""
+
+    def place(at: dict[str, Any]) -> list[Any]:
+        lane, k = at[axis], at["k"]
+        if k_pack == 1:
+            return [lane // width, k, lane % width]
+        return [lane // width, k // k_pack, lane % width, k % k_pack]
+
+    return _map(axes, place)
+
+
+def parts_of(sch: Schedule, anchor: SBlockRV) -> Contraction:
+    """Take the anchor apart; possible until its operands are packed."""
+    parts = contraction_of(sch.get(anchor))
+    assert parts is not None
+    return parts
+
+
+def pad(sch: Schedule, anchor: SBlockRV, extents: dict[str, int]) -> None:
+    """Pad the anchor's iteration space to ``extents``; what copies that makes is packed or fused later."""
+    parts = parts_of(sch, anchor)
+    if all(extents[axis] == parts.extents[axis] for axis in "mnk"):
+        return
+    sch.pad_einsum(anchor, [extents[axis] if axis in "mnk" else 1 for axis in parts.loops])
+
+
+def _source(sch: Schedule, anchor: SBlockRV, operand: Operand) -> Any:
+    """The buffer that the anchor reads for an operand now (copies and packing change it)."""
+    return sch.get(anchor).reads[operand.read_index].source
+
+
+def copy_block(sch: Schedule, anchor: SBlockRV, operand: Operand) -> SBlockRV | None:
+    """The block that already copies an operand (padding made it), if there is one."""
+    source = _source(sch, anchor, operand)
+    for block in sch.get_producers(anchor):
+        if sch.get(block).writes[0].source.same_as(source):
+            return block
+    return None
+
+
+def pack(sch: Schedule, anchor: SBlockRV, operand: Operand, index_map: Any, store: str) -> SBlockRV:
+    """Make (or take over) the copy of an operand and give it the panel layout; return the copying block."""
+    block = copy_block(sch, anchor, operand)
+    if block is None:
+        block = sch.cache_read(anchor, operand.read_index, "global")
+    if store != str(_source(sch, anchor, operand).dtype):
+        sch.unsafe_set_dtype(block, 0, store)
+    sch.transform_layout(anchor, ("read", operand.read_index), index_map)
+    return block
+
+
+def write_back(sch: Schedule, anchor: SBlockRV, make: bool, scope: str) -> SBlockRV | None:
+    """Return the one elementwise block behind the anchor: the epilogue, a copy out of the padded C, or a new copy."""
+    behind = root_blocks(sch)
+    names = [block_name(sch, b) for b in behind]
+    behind = behind[names.index(block_name(sch, anchor)) + 1 :]
+    if not behind:
+        return sch.cache_write(anchor, 0, scope) if make else None
+    for block in behind[:-1]:
+        sch.compute_inline(block)
+    return behind[-1]
+
+
+def vectorize_inner(sch: Schedule, block: SBlockRV, lanes: int, unroll: int = 0) -> None:
+    """Vectorize the block's innermost loop by ``lanes``; unroll that many loops outside it."""
+    loop = sch.get_loops(block)[-1]
+    extent = int(sch.get(loop).extent)
+    while lanes > 1 and extent % lanes:
+        lanes //= 2
+    if lanes > 1:
+        _, inner = sch.split(loop, [None, lanes])
+        sch.vectorize(inner)
+    if unroll:
+        for outer in sch.get_loops(block)[-1 - unroll : -1]:
+            sch.unroll(outer)
+
+
+def vectorize_copy(sch: Schedule, block: SBlockRV, lanes: int) -> None:
+    """Vectorize a copy whose innermost loop runs along contiguous memory on both sides."""
+    loop = sch.get_loops(block)[-1]
+    extent = int(sch.get(loop).extent)
+    if extent > lanes:
+        sch.vectorize(sch.split(loop, [None, lanes])[1])
+    else:
+        sch.vectorize(loop)
+
+
+def interleave_copy(sch, block, info, plan):
+    loops = sch.get_loops(block)
+
+
+def tensorize(sch: Schedule, loop: LoopRV, name: str) -> None:
+    """Register the intrinsic of that canonical name and put it in place of the loop nest."""
+    ensure_registered(name)
+    sch.tensorize(loop, name)
