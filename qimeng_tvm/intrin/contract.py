@@ -38,6 +38,8 @@ class IntrinFamily:
         Vector registers it needs beside accumulators, min(mr, nv) operand vectors and one broadcast.
     k_pack : int
         Consecutive k of one column that lie together in packed operands (P).
+    k_step : int
+        k consumed by one multiply-accumulate instruction (``k_pack``, unless narrow operands are widened).
     mnemonics : tuple of str
         Machine instructions the audit must find; any of several spellings is separated by ``|``.
     parameters : tuple of str
@@ -58,6 +60,7 @@ class IntrinFamily:
     registers: int
     scratch: int
     k_pack: int
+    k_step: int
     mnemonics: tuple[str, ...]
     parameters: tuple[str, ...]
     version: int
@@ -121,6 +124,7 @@ def intrin_family(
     requires: tuple[str, ...] = (),
     storage: tuple[str, str] | None = None,
     k_pack: int = 1,
+    k_step: int | None = None,
     mnemonics: tuple[str, ...] = (),
     version: int = 1,
 ) -> Callable[[Builder], Builder]:
@@ -138,6 +142,7 @@ def intrin_family(
             registers=registers,
             scratch=scratch,
             k_pack=k_pack,
+            k_step=k_step or k_pack,
             mnemonics=mnemonics,
             parameters=tuple(inspect.signature(build).parameters),
             version=version,

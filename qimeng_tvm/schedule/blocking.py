@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
 from qimeng_tvm.errors import ScheduleError
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily
-from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Values
-
-#: Bytes of one element.
-WIDTH = {"float32": 4, "bfloat16": 2, "int32": 4, "int16": 2, "int8": 1, "uint8": 1}
-
+from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Value, Values
+from qimeng_tvm.schedule.estimate import gemm_cycles
 
 def round_up(value: int, unit: int) -> int:
     """Return the smallest multiple of ``unit`` that is >= ``value``."""
@@ -147,7 +145,7 @@ def gemm_plan(info: BlockInfo, families: tuple[IntrinFamily, ...], choose: Choos
         pack_a=choose("pack_a"),
         pack_b=choose("pack_b"),
         unroll=unroll_of(kc // family.k_pack, choose("unroll")),
-        threads=info.threads,
+        threads=info.threads if choose("parallel") == "yes" else 1,
         a_panel=info.transpose_a and "a_panel" in family.parameters,
     )
 
@@ -181,7 +179,10 @@ def _in_place_b(info: BlockInfo, plan: GemmPlan) -> bool:
 
 
 def kernels_of(family: IntrinFamily, m: int) -> tuple[str, ...]:
-    """Micro-kernels worth trying: all that fit the registers and are not dominated in both directions."""
+    """Micro-kernels worth trying: they fit the registers and use at least half of them, or all of M.
+
+    Rows beyond M are waste, so mr stops there; a wider tile than the registers hold spills.
+    """
     shapes = [
         (mr, nv)
         for mr in range(1, min(m, 16) + 1)
@@ -191,18 +192,90 @@ def kernels_of(family: IntrinFamily, m: int) -> tuple[str, ...]:
     return tuple(f"{mr}x{nv}" for mr, nv in shapes)
 
 
+#: "The whole dimension", as a target.
+WHOLE = 1 << 30
+_KC = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, WHOLE)
+_MC = (16, 24, 48, 72, 96, 144, 192, 288, 384, 768, WHOLE)
+_NC = (16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, WHOLE)
+
+
+def _targets(candidates: tuple[int, ...], extent: int) -> tuple[int, ...]:
+    """Candidates below the extent, and the whole of it."""
+    return tuple(c for c in candidates if c < extent) + (WHOLE,)
+
+
 def gemm_space(info: BlockInfo, hardware: Hardware, families: tuple[IntrinFamily, ...]) -> SearchSpace:
+    """Return the decisions of a packed GEMM, their defaults chosen by the working-set model."""
     kernels = tuple(dict.fromkeys(k for f in families for k in kernels_of(f, info.m)))
-    d = (
-        Decision("family", tuple(f.key for f in families), families[0].key, "micro-kernel family"),
-        Decision("micro_kernel", kernels, kernels[-1], "rows x vectors of C held in registers"),
-        Decision("kc", (128, 256, 384, 512, 768, 1024, 2048, 4096, 1 << 30), 1024, ""),
-        Decision("mc", (12, 24, 48, 96, 192, 384, 768, 1 << 30), 96, ""),
-        Decision("nc", (16, 32, 64, 128, 256, 512, 1024, 1 << 30), 256, ""),
-        Decision("order", ("n", "m"), "n", ""),
-        Decision("inner_order", ("n", "m"), "n", ""),
-        Decision("pack_a", ("none", "whole", "block"), "none", ""),
-        Decision("pack_b", ("constant",) if info.constant_b else ("none", "whole", "block"), "constant" if info.constant_b else "whole", ""),
-        Decision("unroll", (1, 2, 4), 4, ""),
-    )
-    return SearchSpace(d, lambda values: gemm_illegal(info, families, values))
+    pack_b = ("constant",) if info.constant_b else ("none", "whole", "block")
+    choices: dict[str, tuple[tuple[Value, ...], str]] = {
+        "family": (tuple(f.key for f in families), "micro-kernel family"),
+        "micro_kernel": (kernels, "rows x vectors of C held in registers"),
+        "kc": (_targets(_KC, info.k), "depth of one micro-kernel call, elements of K"),
+        "mc": (_targets(_MC, info.m), "rows of one block of C"),
+        "nc": (_targets(_NC, info.n), "columns of one block of C"),
+        "order": (("n", "m"), "which dimension of C is blocked outermost"),
+        "inner_order": (("n", "m"), "whose panel stays in the first-level cache: n keeps B's, m keeps A's"),
+        "pack_a": (("none", "whole", "block"), "A in place, packed once, or packed block by block"),
+        "pack_b": (pack_b, "the same for B; constant: at compile time"),
+        "unroll": ((1, 2, 4), "k steps unrolled in the micro-kernel"),
+        "parallel": (("yes", "no") if info.threads > 1 else ("no",), "share blocks of C between the cores"),
+    }
+    best = default_values(info, hardware, families, choices)
+    decisions = tuple(Decision(name, values, best[name], doc) for name, (values, doc) in choices.items())
+    return SearchSpace(decisions, lambda values: gemm_illegal(info, families, values))
+
+
+def default_values(
+    info: BlockInfo,
+    hardware: Hardware,
+    families: tuple[IntrinFamily, ...],
+    choices: dict[str, tuple[tuple[Value, ...], str]],
+) -> dict[str, Value]:
+    """Return the legal decisions of the fewest estimated cycles, by descent from several starts.
+
+    The full product of the candidates is too large to price; micro-kernel and packing are tried
+    exhaustively, and for each the blocking is improved one decision at a time.
+    """
+    start = {name: values[0] for name, (values, _) in choices.items()}
+    start |= {"kc": choices["kc"][0][-1], "mc": choices["mc"][0][-1], "nc": choices["nc"][0][-1], "unroll": 2}
+    best: dict[str, Value] = {}
+    best_cost = float("inf")
+
+    def cost(values: dict[str, Value]) -> float:
+        if gemm_illegal(info, families, values) is not None:
+            return float("inf")
+        return gemm_cycles(info, gemm_plan(info, families, values.__getitem__), hardware)
+
+    for family in families[:1]:
+        for kernel in kernels_of(family, info.m):
+            for pack_a in choices["pack_a"][0]:
+                for pack_b in choices["pack_b"][0]:
+                    fixed = {"family": family.key, "micro_kernel": kernel, "pack_a": pack_a, "pack_b": pack_b}
+                    values = {**start, **fixed, "order": "m" if pack_a == "block" else "n"}
+                    here = _descend(values, cost, choices, ("kc", "nc", "mc", "inner_order", "order", "parallel"))
+                    if here[1] < best_cost:
+                        best, best_cost = here
+    if not best:
+        raise ScheduleError(f"no legal blocking for {info.m}x{info.n}x{info.k} with {families[0].key}")
+    return best
+
+
+def _descend(
+    values: dict[str, Value],
+    cost: Callable[[dict[str, Value]], float],
+    choices: dict[str, tuple[tuple[Value, ...], str]],
+    names: tuple[str, ...],
+) -> tuple[dict[str, Value], float]:
+    """Coordinate descent: change one decision at a time while it helps."""
+    best = cost(values)
+    improved = True
+    while improved:
+        improved = False
+        for name in names:
+            for candidate in choices[name][0]:
+                trial = {**values, name: candidate}
+                price = cost(trial)
+                if price < best * 0.999:
+                    values, best, improved = trial, price, True
+    return values, best

@@ -161,6 +161,8 @@ class ScheduleRule(ABC):
     name: str
     #: Raised whenever the same decisions give another schedule.
     version: int = 1
+    #: Rules of a higher priority are asked first.
+    priority: int = 0
 
     @abstractmethod
     def match(self, block: BlockInfo, hardware: Hardware) -> bool:

@@ -40,6 +40,7 @@ def _widen(word: Any, half: int) -> Any:
     registers=16,
     scratch=3,
     k_pack=2,
+    k_step=1,
     mnemonics=("vfmadd132ps|vfmadd213ps|vfmadd231ps",),
 )
 def gemm(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:

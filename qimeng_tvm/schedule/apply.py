@@ -1,0 +1,123 @@
+"""Find the rule for a function and run it with chosen values."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from tvm import s_tir, tirx
+
+from qimeng_tvm.errors import ScheduleError
+from qimeng_tvm.hardware.model import Hardware
+from qimeng_tvm.schedule.analysis import analyze, normalize
+from qimeng_tvm.schedule.contract import BlockInfo, Choose, ScheduleRule, SearchSpace, Value, Values
+
+ROOT = "qimeng_tvm.schedules"
+
+
+@cache
+def rules() -> tuple[ScheduleRule, ...]:
+    """Return one instance of every shipped rule, the more special (higher ``priority``) first."""
+    found: dict[str, ScheduleRule] = {}
+    package = importlib.import_module(ROOT)
+    for info in pkgutil.walk_packages(package.__path__, ROOT + "."):
+        module = importlib.import_module(info.name)
+        for value in vars(module).values():
+            if inspect.isclass(value) and issubclass(value, ScheduleRule) and value.__module__ == info.name:
+                rule = value()
+                found[rule.name] = rule
+    return tuple(sorted(found.values(), key=lambda r: (-r.priority, r.name)))
+
+
+def rule(name: str) -> ScheduleRule:
+    """Return the rule of that name.
+
+    Raises
+    ------
+    ScheduleError
+        If there is none.
+    """
+    for known in rules():
+        if known.name == name:
+            return known
+    raise ScheduleError(f"no schedule rule {name!r}; known: {', '.join(r.name for r in rules())}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One function to schedule on one machine: everything a strategy needs.
+
+    Attributes
+    ----------
+    func : tvm.tirx.PrimFunc
+        As fused, before any schedule.
+    info : BlockInfo
+        Its anchor.
+    hardware : Hardware
+        The machine.
+    rule : ScheduleRule
+        The first rule that matches.
+    space : SearchSpace
+        The rule's decisions with analytic defaults.
+    """
+
+    func: tirx.PrimFunc
+    info: BlockInfo
+    hardware: Hardware
+    rule: ScheduleRule
+    space: SearchSpace
+
+
+def make_task(func: tirx.PrimFunc, hardware: Hardware, threads: int = 1) -> Task | None:
+    """Return the task for a function, or None when no shipped rule serves it."""
+    info = analyze(func, threads)
+    if info is None:
+        return None
+    for candidate in rules():
+        if candidate.match(info, hardware):
+            return Task(func, info, hardware, candidate, candidate.space(info, hardware))
+    return None
+
+
+def recording_choose(sch: s_tir.Schedule, space: SearchSpace, values: Values) -> Choose:
+    """Answer a rule's questions from ``values``; each answer becomes a sampling step of the trace."""
+    by_name = {d.name: d for d in space.decisions}
+    asked: dict[str, Value] = {}
+
+    def choose(name: str) -> Value:
+        if name not in asked:
+            decision = by_name[name]
+            count = len(decision.candidates)
+            index = decision.candidates.index(values[name])
+            sch.sample_categorical(list(range(count)), [1.0 / count] * count, decision=index)
+            asked[name] = values[name]
+        return asked[name]
+
+    return choose
+
+
+def build_schedule(task: Task, values: Mapping[str, Value] | None = None) -> s_tir.Schedule:
+    """Run the task's rule with ``values`` (default: the analytic decisions) and return the schedule.
+
+    Raises
+    ------
+    ScheduleError
+        If the values are not legal, or TVM refuses one of the rule's steps.
+    """
+    chosen = {**task.space.defaults(), **(values or {})}
+    task.space.check(chosen)
+    sch = s_tir.Schedule(task.func)
+    block = normalize(sch)
+    if block is None:
+        raise ScheduleError(f"{task.rule.name}: the function no longer has the anchor {task.info.name!r}")
+    choose = recording_choose(sch, task.space, chosen)
+    try:
+        task.rule.apply(sch, block, choose, task.info, task.hardware)
+    except s_tir.ScheduleError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ScheduleError(f"{task.rule.name} with {chosen}: {lines[-1].strip()}") from error
+    return sch

@@ -1,0 +1,126 @@
+"""How many cycles a blocking costs, from the caches and the core's issue widths.
+
+A working-set model after Low et al., "Analytical Modeling Is Enough for High-Performance BLIS"
+(TOMS 2016): each operand is charged to the nearest cache that holds what is reused between two
+touches of it. It ranks blockings; it does not predict time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qimeng_tvm.hardware.model import Hardware
+
+if TYPE_CHECKING:
+    from qimeng_tvm.schedule.blocking import GemmPlan
+    from qimeng_tvm.schedule.contract import BlockInfo
+
+#: Bytes of one element.
+WIDTH = {"float32": 4, "bfloat16": 2, "int32": 4, "int16": 2, "int8": 1, "uint8": 1}
+#: Share of a cache that one operand's working set may take before it no longer stays.
+_SHARE = 0.75
+#: Exponent of the soft maximum that models overlap of computing and streaming.
+_OVERLAP = 4.0
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of the operands at each level of blocking."""
+
+    a_panel: float
+    b_panel: float
+    a_block: float
+    b_block: float
+    a_all: float
+    b_all: float
+
+
+def _rate(hardware: Hardware, size: float) -> float:
+    """Bytes a cycle at which something of that working set streams into the core."""
+    for level, rate in zip((1, 2, 3), hardware.pipeline.stream, strict=False):
+        cache = hardware.cache(level)
+        if cache.level == level and size <= cache.size * _SHARE:
+            return rate
+    return hardware.pipeline.stream[3]
+
+
+def footprint(info: BlockInfo, plan: GemmPlan) -> Footprint:
+    """Return the bytes that one micro-kernel call, one block and the whole product touch."""
+    a = WIDTH[plan.family.storage[0] if plan.pack_a != "none" else info.a_dtype]
+    b = WIDTH[plan.family.storage[1] if plan.pack_b != "none" else info.b_dtype]
+    return Footprint(
+        a_panel=plan.mr * plan.kc * a,
+        b_panel=plan.nr * plan.kc * b,
+        a_block=plan.mc * plan.mr * plan.kc * a,
+        b_block=plan.nc * plan.nr * plan.kc * b,
+        a_all=plan.padded_m * plan.padded_k * a,
+        b_all=plan.padded_n * plan.padded_k * b,
+    )
+
+
+def tile_cycles(plan: GemmPlan, hardware: Hardware) -> float:
+    """Cycles of one micro-kernel call with its operands in the first-level cache."""
+    p, mr, nv = hardware.pipeline, plan.mr, plan.nv
+    step = max(mr * nv / p.fma, (mr + nv) / p.load, p.latency)
+    write = mr * nv * (1.5 if plan.c_local else 3.0)
+    return plan.kc / plan.family.k_step * step + write + 12
+
+
+def gemm_cycles(info: BlockInfo, plan: GemmPlan, hardware: Hardware) -> float:
+    """Estimate the cycles of the whole product on ``plan.threads`` cores."""
+    f = footprint(info, plan)
+    blocks = plan.m_blocks * plan.n_blocks * plan.k_blocks * info.batch
+    tiles = plan.mc * plan.nc
+    compute = tiles * tile_cycles(plan, hardware)
+    # The panel of the outer micro-loop is reused at once; the other operand's block is swept past it.
+    if plan.inner_order == "n":
+        kept, swept, sweeps = f.b_panel, f.a_block, plan.nc
+        first = f.b_block / _rate(hardware, _revisit(info, plan, f, "b"))
+    else:
+        kept, swept, sweeps = f.a_panel, f.b_block, plan.mc
+        first = f.a_block / _rate(hardware, _revisit(info, plan, f, "a"))
+    other = "a" if plan.inner_order == "n" else "b"
+    sweep_first = swept / _rate(hardware, _revisit(info, plan, f, other))
+    sweep_again = swept * (sweeps - 1) / _rate(hardware, swept + kept)
+    kept_again = kept * (tiles - sweeps) / _rate(hardware, 2 * kept)
+    stream = first + sweep_first + sweep_again + max(0.0, kept_again - compute / 2)
+    if plan.k_blocks > 1:
+        c_block = tiles * plan.mr * plan.nr * WIDTH[info.acc_dtype]
+        stream += 2 * c_block / _rate(hardware, c_block + swept)
+    work = blocks * (compute**_OVERLAP + stream**_OVERLAP) ** (1 / _OVERLAP)
+    work += _packing(info, plan, hardware, f)
+    return _shared_out(info, plan, hardware, work)
+
+
+def _revisit(info: BlockInfo, plan: GemmPlan, f: Footprint, operand: str) -> float:
+    """Bytes touched between two visits of the same block of an operand."""
+    outer, inner = ("b", "a") if plan.order == "n" else ("a", "b")
+    if operand == inner:
+        return f.a_all + f.b_block if inner == "a" else f.b_all + f.a_block
+    return (f.a_all if outer == "a" else f.b_all) * max(1, info.batch)
+
+
+def _packing(info: BlockInfo, plan: GemmPlan, hardware: Hardware, f: Footprint) -> float:
+    """Cycles of packing at run time: what is read and written, at the rate of where it lies."""
+    cycles = 0.0
+    for mode, stored, raw in (
+        (plan.pack_a, f.a_all, info.m * info.k * WIDTH[info.a_dtype]),
+        (plan.pack_b, f.b_all, info.n * info.k * WIDTH[info.b_dtype]),
+    ):
+        if mode in ("whole", "block"):
+            near = stored if mode == "whole" else stored / max(plan.m_blocks, plan.n_blocks)
+            cycles += 2 * raw / _rate(hardware, raw) + 2 * stored / _rate(hardware, near)
+    return cycles * info.batch
+
+
+def _shared_out(info: BlockInfo, plan: GemmPlan, hardware: Hardware, work: float) -> float:
+    """Cycles until the last core is done."""
+    cores = plan.threads
+    if cores <= 1:
+        return work
+    outer = plan.n_blocks if plan.order == "n" else plan.m_blocks
+    packs_blocks = "block" in (plan.pack_a, plan.pack_b)
+    chunks = info.batch * (outer if packs_blocks else plan.m_blocks * plan.n_blocks)
+    rounds = -(-chunks // cores)
+    return work * rounds / chunks + hardware.pipeline.fork
