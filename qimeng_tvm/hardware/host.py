@@ -45,8 +45,10 @@ def llvm_host() -> LlvmHost:
 
 
 def llvm_features(cpu: str, triple: str, mattr: Iterable[str] = ()) -> frozenset[str]:
-    """Return every LLVM feature that is on for a CPU name, after ``+feature`` / ``-feature`` changes."""
-    spec: dict[str, Any] = {"kind": "llvm", "mtriple": triple, "mcpu": cpu}
+    """Return every LLVM feature that is on for a CPU name ("" for the plainest), after ``+x`` / ``-x`` changes."""
+    spec: dict[str, Any] = {"kind": "llvm", "mtriple": triple}
+    if cpu:
+        spec["mcpu"] = cpu
     if changes := list(mattr):
         spec["mattr"] = changes
     return frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(Target(spec)))

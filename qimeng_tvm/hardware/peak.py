@@ -243,4 +243,4 @@ def measure(hardware: Hardware) -> Peaks:
         clean = clean and (clean_all or scales) and in_force == hardware.cores
         full = {dtype: max(full[dtype], one[dtype]) for dtype in one}
     copy, read_one, read_all = bandwidth(hardware)
-    return Peaks(one, full, copy, read_one, read_all, disturbed=not clean)
+    return Peaks(one, full, copy, read_one, max(read_one, read_all), disturbed=not clean)

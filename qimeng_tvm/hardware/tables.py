@@ -87,26 +87,9 @@ CODEGEN_FEATURES: Mapping[str, frozenset[str]] = MappingProxyType(
         | {"bmi", "bmi2", "tbm", "lzcnt", "popcnt", "movbe", "adx", "cx16", "sahf", "prfchw"}
         | {"egpr", "ndd", "ppx", "push2pop2", "nf", "zu", "ccmp", "cf"},
         "arm": (frozenset(CPUINFO_FLAGS["arm"]) - {"neon"}) | {"lse", "rcpc", "crc", "fp16fml", "sve2p1", "sme2"},
-        "riscv": {
-            "m",
-            "a",
-            "f",
-            "d",
-            "c",
-            "v",
-            "zfh",
-            "zfhmin",
-            "zvfh",
-            "zvfhmin",
-            "zba",
-            "zbb",
-            "zbs",
-            "zbc",
-            "zicond",
-            "zvbb",
-        }
-        | {"zve32x", "zve32f", "zve64x", "zve64f", "zve64d"}
-        | frozenset(f"zvl{2**power}b" for power in range(5, 17)),
+        "riscv": frozenset(f"zvl{2**power}b" for power in range(5, 17))
+        | {"m", "a", "f", "d", "c", "v", "zfh", "zfhmin", "zvfh", "zvfhmin", "zvbb", "zba", "zbb", "zbc", "zbs"}
+        | {"zicond", "zve32x", "zve32f", "zve64x", "zve64f", "zve64d"},
     }
 )
 

@@ -24,7 +24,9 @@ def target_dict(hardware: Hardware, threads: int | None = None) -> dict[str, Any
     spec: dict[str, Any] = {"kind": "llvm", "mtriple": hardware.triple, "mcpu": hardware.cpu, "num-cores": count}
     implied, matters = llvm_features(hardware.cpu, hardware.triple), CODEGEN_FEATURES.get(hardware.isa, frozenset())
     changes = [f"+{name}" for name in sorted((hardware.features - implied) & matters)]
-    changes += [f"-{name}" for name in sorted((implied - hardware.features) & matters)]
+    # avx2 without ssse3 in the list still has ssse3: taking that away would take avx2 away, too.
+    present = llvm_features("", hardware.triple, [f"+{name}" for name in sorted(hardware.features & matters)])
+    changes += [f"-{name}" for name in sorted((implied - present - hardware.features) & matters)]
     if changes:
         spec["mattr"] = changes
     return spec

@@ -149,4 +149,21 @@ def gemm_desc(shape: GemmShape) -> tirx.PrimFunc:
                     vi, vj, vk = T.axis.remap("SSR", [i, j, k])
                     C[vi, vj] = C[vi, vj] + term(A, B, vi, vj, vk)
 
-    return desc
+    @T.prim_func(s_tir=True)
+    def desc_row(a: T.handle, b: T.handle, c: T.handle):
+        sa = T.int32()
+        sb = T.int32()
+        sc = T.int32()
+        A = T.match_buffer(a, s.a_shape, s.a_store, offset_factor=1, strides=s.a_strides(sa))
+        B = T.match_buffer(b, s.b_shape, s.b_store, offset_factor=1, strides=s.b_strides(sb))
+        C = T.match_buffer(c, (mr, nr), acc, offset_factor=1, strides=[sc, 1], scope=s.c_scope)
+        with T.sblock("root"):
+            T.reads(C[0:mr, 0:nr], whole(A), whole(B))
+            T.writes(C[0:mr, 0:nr])
+            for j, k in T.grid(nr, kc):
+                with T.sblock("update"):
+                    vj, vk = T.axis.remap("SR", [j, k])
+                    C[0, vj] = C[0, vj] + term(A, B, 0, vj, vk)
+
+    # A schedule drops the loop over a single row, and tensorize wants the same loops on both sides.
+    return desc if mr > 1 else desc_row

@@ -107,6 +107,9 @@ def balanced(tiles: int, target: int) -> int:
 
 def split_k(k: int, target: int, k_pack: int) -> tuple[int, int]:
     """Return (kc, calls) with kc a multiple of ``k_pack`` near ``target``, wasting as little of K as can be."""
+    if k < 2 * k_pack:
+        # A loop of one step is simplified away, and with it what tensorize and the audit look for.
+        return 2 * k_pack, 1
     calls = max(1, ceil(k / target))
     for more in range(calls, calls + 3):
         if k % (more * k_pack) == 0:
@@ -204,14 +207,35 @@ def _targets(candidates: tuple[int, ...], extent: int) -> tuple[int, ...]:
     return tuple(c for c in candidates if c < extent) + (WHOLE,)
 
 
+#: Depths of a micro-kernel call that reads a few rows of B in place.
+_SHALLOW = (4, 8, 16, 32)
+
+
+def gemv_space(info: BlockInfo, hardware: Hardware, families: tuple[IntrinFamily, ...]) -> SearchSpace:
+    """Return the decisions of a skinny product: all of M in one micro-tile, B streamed once."""
+    nvs = range(1, max(f.registers for f in families))
+    kernels = tuple(f"{info.m}x{nv}" for nv in nvs if any(f.fits(info.m, nv) for f in families))
+    return _space(info, hardware, families, kernels, (*_SHALLOW, *_KC))
+
+
 def gemm_space(info: BlockInfo, hardware: Hardware, families: tuple[IntrinFamily, ...]) -> SearchSpace:
     """Return the decisions of a packed GEMM, their defaults chosen by the working-set model."""
     kernels = tuple(dict.fromkeys(k for f in families for k in kernels_of(f, info.m)))
+    return _space(info, hardware, families, kernels, _KC)
+
+
+def _space(
+    info: BlockInfo,
+    hardware: Hardware,
+    families: tuple[IntrinFamily, ...],
+    kernels: tuple[str, ...],
+    depths: tuple[int, ...],
+) -> SearchSpace:
     pack_b = ("constant",) if info.constant_b else ("none", "whole", "block")
     choices: dict[str, tuple[tuple[Value, ...], str]] = {
         "family": (tuple(f.key for f in families), "micro-kernel family"),
         "micro_kernel": (kernels, "rows x vectors of C held in registers"),
-        "kc": (_targets(_KC, info.k), "depth of one micro-kernel call, elements of K"),
+        "kc": (_targets(depths, info.k), "depth of one micro-kernel call, elements of K"),
         "mc": (_targets(_MC, info.m), "rows of one block of C"),
         "nc": (_targets(_NC, info.n), "columns of one block of C"),
         "order": (("n", "m"), "which dimension of C is blocked outermost"),
@@ -248,7 +272,7 @@ def default_values(
         return gemm_cycles(info, gemm_plan(info, families, values.__getitem__), hardware)
 
     for family in families[:1]:
-        for kernel in kernels_of(family, info.m):
+        for kernel in choices["micro_kernel"][0]:
             for pack_a in choices["pack_a"][0]:
                 for pack_b in choices["pack_b"][0]:
                     fixed = {"family": family.key, "micro_kernel": kernel, "pack_a": pack_a, "pack_b": pack_b}

@@ -100,7 +100,8 @@ class PackedGemm(ScheduleRule):
         if plan.threads > 1:
             block_loop = sch.fuse(*shared) if len(shared) > 1 else shared[0]
             sch.parallel(block_loop)
-        return Nest(block_loop, pc, inner[1], i)
+        # A micro-tile of one row has no loop over rows to replace.
+        return Nest(block_loop, pc, inner[1], i if plan.mr > 1 else j)
 
     def _place_write_back(
         self, sch: Schedule, block: SBlockRV, out: SBlockRV, nest: Nest, plan: blocking.GemmPlan

@@ -82,7 +82,7 @@ def _family(a_dtype: str, b_store: str) -> Any:
         storage=("int16", b_store),
         lanes=LANES,
         registers=16,
-        scratch=1 if b_store == "int16" else 2,
+        scratch=1 if b_store == "int16" else 3,
         k_pack=2,
         mnemonics=("vpmaddwd", "vpaddd"),
     )

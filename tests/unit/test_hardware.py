@@ -297,6 +297,23 @@ def test_fingerprint_follows_legality_and_not_figures() -> None:
     assert machine.fingerprint != replace(machine, caches=machine.caches[:2]).fingerprint
 
 
+def test_a_short_feature_list_loses_nothing_it_needs() -> None:
+    from tvm.target import codegen
+
+    short = replace(hw.load("zen3"), features=frozenset({"avx2", "fma"}))
+    target = hw.target_of(short, 1)
+    assert codegen.llvm_cpu_has_features(["avx2", "fma", "avx", "sse4.2", "64bit"], target)
+    assert not codegen.llvm_cpu_has_features(["bmi2"], target)
+
+
+def test_an_ordinary_target_has_no_list(tmp_path: Path) -> None:
+    """What LLVM never chooses by itself (rdpru, shstk, ...) may be hidden or added without a word."""
+    flags = {"rdpru": False, "mwaitx": False, "pku": False, "shstk": True}
+    machine = host(root=tmp_path, allowed=frozenset({0}), llvm=LlvmHost("znver3", TRIPLE, flags), sysconf=no_sysconf)
+    assert "rdpru" not in machine.features
+    assert "mattr" not in target_dict(machine, 1)
+
+
 def test_target_needs_a_thread() -> None:
     with pytest.raises(HardwareError, match="at least 1"):
         hw.target_of(hw.host(), 0)
