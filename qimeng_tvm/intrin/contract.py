@@ -36,6 +36,8 @@ class IntrinFamily:
         Vector registers its instructions can name.
     scratch : int
         Vector registers it needs beside accumulators, min(mr, nv) operand vectors and one broadcast.
+    scratch_columns : int
+        As many again for each of the nv vectors of a row.
     k_pack : int
         Consecutive k of one column that lie together in packed operands (P).
     k_step : int
@@ -59,6 +61,7 @@ class IntrinFamily:
     lanes: int
     registers: int
     scratch: int
+    scratch_columns: int
     k_pack: int
     k_step: int
     mnemonics: tuple[str, ...]
@@ -73,7 +76,7 @@ class IntrinFamily:
 
     def fits(self, mr: int, nv: int) -> bool:
         """Tell whether a micro-kernel of mr rows by nv vectors keeps everything in registers."""
-        return mr * nv + min(mr, nv) + 1 + self.scratch <= self.registers
+        return mr * nv + min(mr, nv) + 1 + self.scratch + nv * self.scratch_columns <= self.registers
 
     def intrin_name(self, **parameters: int) -> str:
         """Return the canonical registered name, e.g. ``qimeng.x86.avx512_bf16.gemm.8x3x256@2``."""
@@ -121,6 +124,7 @@ def intrin_family(
     lanes: int,
     registers: int,
     scratch: int = 0,
+    scratch_columns: int = 0,
     requires: tuple[str, ...] = (),
     storage: tuple[str, str] | None = None,
     k_pack: int = 1,
@@ -141,6 +145,7 @@ def intrin_family(
             lanes=lanes,
             registers=registers,
             scratch=scratch,
+            scratch_columns=scratch_columns,
             k_pack=k_pack,
             k_step=k_step or k_pack,
             mnemonics=mnemonics,
