@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Li
 
 @pytest.fixture(scope="module", params=[True, False], ids=["namespaces", "fallback"])
 def worker(request: pytest.FixtureRequest) -> Iterator[Worker]:
-    with Worker(Limits(memory_bytes=1 << 30, reply_bytes=1 << 20), preload=(), namespaces=request.param) as w:
+    with Worker(
+        Limits(memory_bytes=1 << 30, reply_bytes=1 << 20, file_bytes=16 << 20), preload=(), namespaces=request.param
+    ) as w:
         yield w
         assert w.call(os.getpid).ok, "a worker must still serve after everything above"
 
@@ -158,7 +160,7 @@ def test_endless_files_are_cut(worker: Worker) -> None:
 @pytest.mark.parametrize("own_session", [False, True])
 def test_children_die_with_a_timeout(worker: Worker, tmp_path: Path, own_session: bool) -> None:
     beat = tmp_path / "beat"
-    assert worker.call(heartbeat, (str(beat), own_session, True), timeout=3).kind == "timeout"
+    assert worker.call(heartbeat, (str(beat), own_session, True), timeout=2).kind == "timeout"
     assert beat.exists() and not beats(beat)
 
 

@@ -249,6 +249,31 @@ def test_cold_code_that_jumps_back_is_no_loop() -> None:
     assert [loop.depth for loop in find_loops(straight)] == [0]
 
 
+def test_private_functions_are_split_off() -> None:
+    lines = """
+        0000000000000000 <main>:
+        0: mov %rsp,%rbp
+        3: call 100 <launch>
+        8: jmp 20 <main+0x20>
+        a: ret
+        b: nopl 0x0(%rax,%rax,1)
+        10: vmovups (%rbp),%ymm0
+        15: add $0x20,%rbp
+        19: jne 10 <main+0x10>
+        1b: ret
+        20: ret
+    """.splitlines()
+    # A jump over the loop ties it to the function around it ...
+    (whole,) = parse_objdump(lines, ISAS["x86"])
+    assert [loop.depth for loop in find_loops(whole)] == [0, 1]
+    # ... and without one it is a function of its own, with registers of its own.
+    apart = [line for line in lines if "jmp" not in line]
+    main, loop, _tail = parse_objdump(apart, ISAS["x86"])
+    assert (main.name, loop.name) == ("main", "main+0x10")
+    assert "%rbp" in main.stack_registers and "%rbp" not in loop.stack_registers
+    assert [x.depth for x in find_loops(loop)] == [0, 1]
+
+
 def test_prefixed_mnemonics_are_counted() -> None:
     function = x86("0: {vex} vpdpbusd %ymm0,%ymm1,%ymm2\n8: jmp 0 <f>")
     assert function.instructions[0].mnemonic == "vpdpbusd"
@@ -305,7 +330,7 @@ def test_not_a_library(tmp_path: Path) -> None:
 def test_no_disassembler_is_a_plain_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = build(CLEAN, tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CheckError, match="install binutils"):
+    with pytest.raises(CheckError, match="is installed"):
         disassemble(path)
 
 

@@ -1,0 +1,1 @@
+"""The checks: worker process, guarded buffers, numbers, instruction audit, timing sanity."""
