@@ -1,1 +1,36 @@
-"""QiMeng-TVM: tensor operators near peak, for Apache TVM."""
+"""QiMeng-TVM: near-peak, checked tensor operators for Apache TVM, from one line of text.
+
+``run(line)`` makes one operator; ``Hardware.host()`` describes this machine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qimeng_tvm import _pins
+from qimeng_tvm.errors import QimengError
+
+_pins.check()
+
+if TYPE_CHECKING:
+    from qimeng_tvm.api import RunResult, run
+    from qimeng_tvm.hardware.model import Hardware
+    from qimeng_tvm.request import Request
+
+__all__ = ["Hardware", "QimengError", "Request", "RunResult", "run"]
+
+_HOMES = {
+    "Hardware": "qimeng_tvm.hardware.model",
+    "Request": "qimeng_tvm.request",
+    "RunResult": "qimeng_tvm.api",
+    "run": "qimeng_tvm.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use: TVM alone takes a second or two."""
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -86,7 +86,7 @@ def dot_gemm(
         with T.sblock("root"):
             T.reads(C[0 : s.mr, 0 : s.nr], whole(A), whole(B))
             T.writes(C[0 : s.mr, 0 : s.nr])
-            if llvm:
+            if bool(llvm):
                 T.attr(0, "pragma_import_llvm", llvm)
             Aw = T.decl_buffer((mr, kp), "int32", data=A.data, elem_offset=A.elem_offset // p, strides=[sa // p, 1])
             Bw = T.decl_buffer((kp, s.nr), "int32", data=B.data, elem_offset=B.elem_offset // p, strides=[sb // p, 1])

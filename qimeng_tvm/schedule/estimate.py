@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 WIDTH = {"float32": 4, "bfloat16": 2, "int32": 4, "int16": 2, "int8": 1, "uint8": 1}
 #: Share of a cache that one operand's working set may take before it no longer stays.
 _SHARE = 0.75
+#: Share by which a latency-bound tile falls behind what its accumulators allow.
+_SLACK = 1.08
 #: Exponent of the soft maximum that models overlap of computing and streaming.
 _OVERLAP = 4.0
 
@@ -62,7 +64,8 @@ def footprint(info: BlockInfo, plan: GemmPlan) -> Footprint:
 def tile_cycles(plan: GemmPlan, hardware: Hardware) -> float:
     """Cycles of one micro-kernel call with its operands in the first-level cache."""
     p, mr, nv = hardware.pipeline, plan.mr, plan.nv
-    step = max(mr * nv / p.fma, (mr + nv) / p.load, p.latency)
+    # With exactly as many accumulators as hide the latency, any late load stalls the chain.
+    step = max(mr * nv / p.fma, (mr + nv) / p.load, p.latency * _SLACK)
     write = mr * nv * (1.5 if plan.c_local else 3.0)
     return plan.kc / plan.family.k_step * step + write + 12
 

@@ -1,0 +1,1 @@
+"""Benchmarks: the suite, the systems ours is measured against, and how they are timed."""

@@ -1,0 +1,1 @@
+"""The shipped peers, one library a file."""

@@ -1,0 +1,248 @@
+"""The benchmark itself: systems x cases x threads, interleaved, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qimeng_tvm.bench import data, timing
+from qimeng_tvm.bench.host import Host, Opened, first_line, host_for
+from qimeng_tvm.bench.result import BenchResult, Row
+from qimeng_tvm.bench.suite import DTYPES, Case
+from qimeng_tvm.bench.systems import BenchError, Refusal, System
+from qimeng_tvm.errors import UsageError
+from qimeng_tvm.hardware.model import Hardware
+
+#: ``progress(groups done, groups in all, rows of the group just done)``.
+Progress = Callable[[int, int, Sequence[Row]], None]
+
+_PACKAGES = ("qimeng-tvm", "apache-tvm", "apache-tvm-ffi", "numpy", "torch", "blis", "onnxruntime", "threadpoolctl")
+_PEAK_DTYPE = {"f32": "float32", "bf16": "bfloat16", "u8s8": "int8"}
+
+
+def versions() -> dict[str, str]:
+    """Releases of everything that is timed, where installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine_facts(hardware: Hardware | None = None) -> dict[str, Any]:
+    """Return what the JSON says about the machine."""
+    facts: dict[str, Any] = {
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "cores_allowed": len(timing.allowed_cores()),
+    }
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        models = [s.split(":", 1)[1].strip() for s in listing.read_text().splitlines() if s.startswith("model name")]
+        facts["cpu_model"] = models[0] if models else ""
+    if hardware is not None:
+        facts |= {
+            "name": hardware.name,
+            "cpu": hardware.cpu,
+            "cores": hardware.cores,
+            "features": sorted(hardware.features),
+            "caches": {f"L{c.level}": c.size for c in hardware.caches},
+            "peaks": dict(hardware.peaks),
+            "peaks_all": dict(hardware.peaks_all),
+            "fingerprint": hardware.fingerprint,
+        }
+    return facts
+
+
+class _Partial:
+    """Rows of the groups done so far, one group a line; a line torn by a kill is dropped."""
+
+    def __init__(self, path: Path | None, header: dict[str, Any]) -> None:
+        self._path = path
+        self.rows: dict[tuple[str, str, int], list[Row]] = {}
+        if path is None:
+            return
+        whole: list[dict[str, Any]] = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    whole.append(json.loads(line))
+                except json.JSONDecodeError:
+                    break
+        if whole and whole[0] != header:
+            changed = [k for k in header if whole[0].get(k) != header[k]]
+            raise UsageError(f"{path} is of a run with other {', '.join(changed)}; remove it, or name another file")
+        for entry in whole[1:]:
+            rows = [Row.from_json(r) for r in entry["rows"]]
+            self.rows[rows[0].group] = rows
+        # Rewritten whole once, so that what follows is not appended to a torn line.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".new")
+        temporary.write_text("".join(json.dumps(e) + "\n" for e in (whole or [header])))
+        os.replace(temporary, path)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        self.rows[rows[0].group] = list(rows)
+        if self._path is not None:
+            with self._path.open("a") as stream:
+                stream.write(json.dumps({"rows": [r.to_json() for r in rows]}) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+
+
+def bench_gemm(
+    systems: Sequence[System],
+    cases: Sequence[Case],
+    threads: Sequence[int] = (1,),
+    quick: bool = False,
+    progress: Progress | None = None,
+    *,
+    hardware: Hardware | None = None,
+    partial: Path | None = None,
+    ours: str = "qimeng",
+    plan: timing.TimingPlan | None = None,
+) -> BenchResult:
+    """Time every system on every case at every thread count.
+
+    Parameters
+    ----------
+    systems : sequence of System
+        Ours and the peers; one that is not available gets no rows and is named under ``versions["unavailable"]``.
+    cases : sequence of Case
+        From :func:`qimeng_tvm.bench.suite.gemm_suite`.
+    threads : sequence of int
+        Thread counts; the processes are pinned to that many cores, the
+        last ones, since interrupts and other work tend to the first.
+    quick : bool
+        Fewer repeats (:data:`qimeng_tvm.bench.timing.QUICK`).
+    progress : callable, optional
+        Called after every (case, threads).
+    hardware : Hardware, optional
+        For the share of peak.
+    partial : Path, optional
+        JSON-lines file that a killed run continues from.
+    ours : str
+        The system that the summary compares with the others.
+    plan : TimingPlan, optional
+        Overrides what ``quick`` says.
+    """
+    cores = timing.allowed_cores()
+    for count in threads:
+        if not 1 <= count <= len(cores):
+            raise UsageError(f"{count} threads asked for, but this process may use 1 to {len(cores)} cores")
+    names = [s.name for s in systems]
+    if len(set(names)) != len(names):
+        raise UsageError(f"two systems have the same name: {', '.join(sorted(names))}")
+    plan = plan or (timing.QUICK if quick else timing.FULL)
+    reasons = {s.name: s.available() for s in systems}
+    present = [s for s in systems if reasons[s.name] is None]
+    about = machine_facts(hardware)
+    used = versions()
+    stable = {k: v for k, v in about.items() if k not in {"peaks", "peaks_all"}}  # measured anew every time
+    done = _Partial(partial, {"machine": stable, "versions": used, "systems": [s.name for s in present],
+                              "plan": vars(plan)})  # fmt: skip
+    hosts = {s.name: host_for(s) for s in present}
+    total, finished = len(cases) * len(threads), 0
+    try:
+        for case in cases:
+            todo = [n for n in threads if (case.name, case.dtype, n) not in done.rows]
+            finished += len(threads) - len(todo)
+            if not todo:
+                continue
+            with tempfile.TemporaryDirectory(prefix="qimeng-bench-") as folder:
+                inputs = data.make_inputs(case.request())
+                data.save(Path(folder), inputs, data.reference(inputs))
+                for count in todo:
+                    rows = _group(hosts, case, cores[-count:], Path(folder), plan)
+                    if rows:
+                        done.add(rows)
+                    finished += 1
+                    if progress is not None:
+                        progress(finished, total, rows)
+    finally:
+        for host in hosts.values():
+            host.shutdown()
+        timing.pin(cores)
+    wanted = [(c.name, c.dtype, n) for c in cases for n in threads]
+    ordered = tuple(row for key in wanted for row in done.rows.get(key, ()))
+    absent = {name: reason for name, reason in reasons.items() if reason is not None}
+    peaks = {f"{d}/{n}": hardware.peak(_PEAK_DTYPE[d], n) for d in DTYPES for n in threads} if hardware else {}
+    return BenchResult(about, {**used, **({"unavailable": absent} if absent else {})}, ordered, ours,
+                       {k: v for k, v in peaks.items() if v})  # fmt: skip
+
+
+def _group(
+    hosts: dict[str, Host], case: Case, cores: Sequence[int], folder: Path, plan: timing.TimingPlan
+) -> list[Row]:
+    """Time all systems on one case, in turns."""
+    threads = len(cores)
+    ready: dict[str, Opened] = {}
+    failed: dict[str, dict[str, Any]] = {}
+    for name, host in hosts.items():
+        try:
+            opened = host.open(case.request(threads), folder, threads, cores)
+        except Exception as error:  # whatever a system does wrong is a row, not a crash
+            failed[name] = {"error": True, "note": _reason(error)}
+            continue
+        if isinstance(opened, Refusal):
+            failed[name] = {"refused": True, "note": opened.reason}
+        else:
+            ready[name] = opened
+    samples = timing.interleave({name: hosts[name].sample for name in ready}, plan)
+    rows = []
+    for name, host in hosts.items():
+        sample = samples.get(name)
+        if isinstance(sample, Exception):
+            failed[name] = {"error": True, "note": _reason(sample)}
+        if isinstance(sample, timing.Sample):
+            rows.append(_row(Row(case.name, case.dtype, threads, name), case.flops, sample, ready[name], plan))
+        else:
+            rows.append(Row(case.name, case.dtype, threads, name, extra=failed[name]))
+        try:
+            host.close_case()
+        except BenchError:  # its process is gone, which its row says already; the next case starts another
+            host.shutdown()
+    return rows
+
+
+def _row(blank: Row, flops: int, sample: timing.Sample, opened: Opened, plan: timing.TimingPlan) -> Row:
+    notes = [opened.note] if opened.note else []
+    if sample.repeats < plan.repeats:
+        notes.append(f"{sample.repeats} repeats instead of {plan.repeats}: slow")
+    if opened.wrong:
+        notes.append("wrong answer")
+    extra: dict[str, Any] = {
+        **opened.extra,
+        "repeats": sample.repeats,
+        "inner": sample.inner,
+        "out_dtype": opened.out_dtype,
+        "error_vs_tolerance": min(opened.error, 1e30),  # JSON has no infinity
+    }
+    if opened.label:
+        extra["variant"] = opened.label
+    if opened.wrong:
+        extra["wrong"] = True
+    if notes:
+        extra["note"] = "; ".join(notes)
+    return dataclasses.replace(
+        blank,
+        seconds_min=sample.seconds_min,
+        seconds_median=sample.seconds_median,
+        gflops=flops / sample.seconds_median / 1e9,
+        spread=sample.spread,
+        extra=extra,
+    )
+
+
+def _reason(error: Exception) -> str:
+    return first_line(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {first_line(error)}"

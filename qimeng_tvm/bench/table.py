@@ -1,0 +1,102 @@
+"""The benchmark's result as tables: one for the terminal, one in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from qimeng_tvm.bench.result import BenchResult, Row
+
+
+def _systems(result: BenchResult) -> list[str]:
+    """Ours first, then the peers in the order of the rows."""
+    names = list(dict.fromkeys(row.system for row in result.rows))
+    return sorted(names, key=lambda name: name != result.ours)
+
+
+def _cell(row: Row | None, best: Row | None) -> tuple[str, bool]:
+    """Return the text of a cell, and whether it is the best of its line."""
+    if row is None:
+        return "", False
+    if row.gflops is None:
+        return ("failed" if row.extra.get("error") else "-"), False
+    text = f"{row.gflops:.1f}" if row.gflops < 100 else f"{row.gflops:.0f}"
+    return (f"({text}) wrong" if row.extra.get("wrong") else text), row is best
+
+
+def _lines(result: BenchResult) -> list[tuple[list[str], list[tuple[str, bool]], str]]:
+    """One line a group: its key, the cells, and our ratio to the best peer."""
+    systems = _systems(result)
+    ratios = {(d.case, d.dtype, d.threads): d.ratio for d in result.duels()}
+    groups: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for row in result.rows:
+        groups.setdefault(row.group, {})[row.system] = row
+    lines = []
+    for key, members in groups.items():
+        right = [r for r in members.values() if r.counts]
+        best = max(right, key=lambda r: r.gflops or 0.0) if right else None
+        ratio = ratios.get(key)
+        cells = [_cell(members.get(name), best) for name in systems]
+        lines.append((list(map(str, key)), cells, "" if ratio is None else f"{ratio:.2f}"))
+    return lines
+
+
+def _has_ours(result: BenchResult) -> bool:
+    return any(row.system == result.ours for row in result.rows)
+
+
+def rich_table(result: BenchResult) -> Table:
+    """Return GFLOP/s by case and system; the best right answer in bold, a wrong one in brackets."""
+    table = Table(title="GFLOP/s, median of interleaved repeats")
+    for heading in ("case", "dtype", "threads"):
+        table.add_column(heading, no_wrap=True)
+    for name in _systems(result):
+        table.add_column(name, justify="right")
+    if _has_ours(result):
+        table.add_column("vs best peer", justify="right")
+    for key, cells, ratio in _lines(result):
+        texts = [f"[bold]{text}[/bold]" if best else text for text, best in cells]
+        table.add_row(*key, *texts, *([ratio] if _has_ours(result) else []))
+    return table
+
+
+def markdown_table(result: BenchResult) -> str:
+    """Return the same as a Markdown table."""
+    ratio_column = ["vs best peer"] if _has_ours(result) else []
+    systems = _systems(result)
+    rows = [
+        _markdown(["case", "dtype", "threads", *systems, *ratio_column]),
+        _markdown(["---", "---", "---:", *["---:"] * (len(systems) + len(ratio_column))]),
+    ]
+    for key, cells, ratio in _lines(result):
+        texts = [f"**{text}**" if best else text for text, best in cells]
+        rows.append(_markdown([*key, *texts, *([ratio] if ratio_column else [])]))
+    return "\n".join(rows) + "\n"
+
+
+def _markdown(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def summary_lines(result: BenchResult) -> list[str]:
+    """Return the summary in words, every loss included."""
+    summary = result.summary()
+    lines = []
+    for threads, standing in summary["by_threads"].items():
+        mean = standing["geomean_vs_best_peer"]
+        lines.append(
+            f"{threads} thread{'s' if threads != '1' else ''}: {standing['cases']} cases, geomean vs best peer "
+            + (f"{mean:.3f}" if mean is not None else "-")
+            + f", min {standing['min_vs_best_peer']:.3f}, {standing['losses']} lost"
+        )
+    for loss in result.losses():
+        text = f"{loss.ratio:.3f} of {loss.best_peer}" if loss.ratio else f"no right answer ({loss.note})"
+        lines.append(f"lost: {loss.case} {loss.dtype} at {loss.threads} threads: {text}")
+    for row in summary["over_peak"]:
+        lines.append(
+            f"measuring error? {row['system']} on {row['case']} {row['dtype']}: {row['pct_of_peak']:.0f} % of peak"
+        )
+    for name, reason in result.versions.get("unavailable", {}).items():
+        lines.append(f"not here: {name} ({reason})")
+    return lines

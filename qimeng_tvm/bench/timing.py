@@ -1,0 +1,161 @@
+"""Interleaved timing of several closures.
+
+The method: every system is warmed up, then they take turns (A B C A B C ...), so that a change of clock or a busy
+neighbour hits all alike. A turn is one unmeasured call (the caches belong to whoever ran before) and then one sample:
+``inner`` calls in a plain loop, ``inner`` chosen so that the sample lasts at least a millisecond. At least 20 samples
+and 50 ms a system; a system so slow that this would go over ``cap_seconds`` gets fewer samples, and the result says
+how many. The Python overhead of a call belongs to the system's interface and stays inside.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: ``sampler(inner)`` makes one unmeasured call, then ``inner`` measured ones, and returns the seconds of one call.
+Sampler = Callable[[int], float]
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """How much to measure.
+
+    Attributes
+    ----------
+    repeats : int
+        Samples of one system.
+    total_seconds : float
+        Measured time of one system, at least.
+    sample_seconds : float
+        Length of one sample, at least.
+    cap_seconds : float
+        Measured time of one system, at most: beyond it there are fewer samples.
+    min_repeats : int
+        Samples that are taken even if that costs twice the cap; beyond that, one alone.
+    """
+
+    repeats: int = 20
+    total_seconds: float = 0.05
+    sample_seconds: float = 0.001
+    cap_seconds: float = 6.0
+    min_repeats: int = 3
+
+
+FULL = TimingPlan()
+QUICK = TimingPlan(repeats=7, total_seconds=0.015, cap_seconds=1.5)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the timing of one system says.
+
+    Attributes
+    ----------
+    seconds_min, seconds_median : float
+        Of one call, over the repeats. The median is what ratios are made of.
+    spread : float
+        (75th percentile - 25th percentile) / median.
+    repeats, inner : int
+        Samples taken, and calls in each.
+    """
+
+    seconds_min: float
+    seconds_median: float
+    spread: float
+    repeats: int
+    inner: int
+
+
+def time_calls(call: Callable[[], Any], inner: int, clock: Clock = time.perf_counter) -> float:
+    """Return the seconds of one call, from a loop of ``inner``; the garbage collector waits meanwhile."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        loop = itertools.repeat(None, inner)
+        start = clock()
+        for _ in loop:
+            call()
+        return (clock() - start) / inner
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def calibrate(sampler: Sampler, plan: TimingPlan) -> tuple[int, int]:
+    """Return (calls in a sample, samples) for one system."""
+    inner, seconds = 1, max(sampler(1), 1e-9)
+    while inner * seconds < plan.sample_seconds:  # a single call of microseconds says little: refine
+        inner = min(inner * 10, math.ceil(plan.sample_seconds / seconds))
+        seconds = max(sampler(inner), 1e-9)
+    target = max(plan.sample_seconds, plan.total_seconds / plan.repeats)
+    inner = max(1, math.ceil(target / seconds))
+    affordable = int(plan.cap_seconds / (inner * seconds))
+    floor = plan.min_repeats if plan.min_repeats * inner * seconds <= 2 * plan.cap_seconds else 1
+    return inner, max(floor, min(plan.repeats, affordable))
+
+
+def summarize(seconds: Iterable[float], inner: int) -> Sample:
+    """Boil the samples of one system down."""
+    values = sorted(seconds)
+    median = statistics.median(values)
+    quarters = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [median] * 3
+    return Sample(values[0], median, (quarters[2] - quarters[0]) / median, len(values), inner)
+
+
+def interleave(samplers: Mapping[str, Sampler], plan: TimingPlan = FULL) -> dict[str, Sample | Exception]:
+    """Time the systems in turns.
+
+    A system whose sampler raises drops out; its exception stands in the result and the others go on.
+    """
+    result: dict[str, Sample | Exception] = {}
+    plans: dict[str, tuple[int, int]] = {}
+    taken: dict[str, list[float]] = {}
+    for name, sampler in samplers.items():
+        try:
+            plans[name] = calibrate(sampler, plan)
+            taken[name] = []
+        except Exception as error:  # a peer may fail in any way; that is a row, not a crash
+            result[name] = error
+    rounds = max((repeats for _, repeats in plans.values()), default=0)
+    for turn in range(rounds):
+        for name, (inner, repeats) in plans.items():
+            # Systems with fewer samples are spread over all rounds, not bunched at the start.
+            if name in result or (turn + 1) * repeats // rounds == turn * repeats // rounds:
+                continue
+            try:
+                taken[name].append(samplers[name](inner))
+            except Exception as error:
+                result[name] = error
+    for name, seconds in taken.items():
+        if name not in result:
+            result[name] = summarize(seconds, plans[name][0])
+    return {name: result[name] for name in samplers}
+
+
+def allowed_cores() -> list[int]:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def pin(cores: Iterable[int]) -> None:
+    """Pin every thread of this process, pools of libraries included, to these cores."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    wanted = set(cores)
+    tasks = Path("/proc/self/task")
+    for thread in [int(p.name) for p in tasks.iterdir()] if tasks.is_dir() else [0]:
+        try:
+            os.sched_setaffinity(thread, wanted)
+        except ProcessLookupError:  # it ended between the listing and now
+            continue

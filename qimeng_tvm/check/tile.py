@@ -1,0 +1,307 @@
+"""Run one tensorized micro-kernel by itself, in larger buffers, against the oracle: what happens in the worker.
+
+Two placements of the same intrinsic. *Tight*: one tile fills its buffers, whose ends lie against guard pages. *Inside*:
+several tiles, wide row strides, odd offsets, and values around them that show when they are read (NaN) or written.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qimeng_tvm.check.audit import AuditReport, audit
+from qimeng_tvm.check.buffers import numpy_dtype
+from qimeng_tvm.check.numbers import Argument, Case, NumbersReport, check_function
+from qimeng_tvm.check.tolerance import dot_bound
+from qimeng_tvm.errors import CheckError
+from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, load, packed_index, packed_shape, widen
+from qimeng_tvm.numerics import make_inputs, product
+from qimeng_tvm.request import Request
+
+Array = npt.NDArray[Any]
+
+#: (kind of inputs, seed): random with a mean, extremes that saturate, exact small values.
+CASES = (("normal", 0), ("extreme", 1), ("small", 2), ("normal", 3))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the tiles lie in the buffers.
+
+    Attributes
+    ----------
+    label : str
+        For messages, and the function's name.
+    tiles : tuple of int
+        Tiles along m, n, k.
+    before, after : tuple of int
+        Rows (or k) and columns of the buffers around the tiles.
+    """
+
+    label: str
+    tiles: tuple[int, int, int] = (1, 1, 1)
+    before: tuple[int, int] = (0, 0)
+    after: tuple[int, int] = (0, 0)
+
+
+PLACEMENTS = (Placement("tight"), Placement("inside", (2, 2, 2), (1, 3), (2, 2)))
+
+
+@dataclass(frozen=True)
+class IntrinsicSpec:
+    """What a worker needs to check one intrinsic, as plain data.
+
+    Attributes
+    ----------
+    name : str
+        Canonical name, for messages.
+    shape : GemmShape
+        What it should compute.
+    lanes : int
+        Accumulator lanes of a vector.
+    impl : str
+        Its machine half, as TVM's JSON.
+    target : mapping
+        TVM target in dictionary form.
+    mnemonics : tuple of str
+        What the audit must find in the inner loop.
+    max_spills : int, optional
+        Vector spills in the inner loop that are still accepted; None accepts any.
+    """
+
+    name: str
+    shape: GemmShape
+    lanes: int
+    impl: str
+    target: Mapping[str, Any]
+    mnemonics: tuple[str, ...]
+    max_spills: int | None = None
+
+
+def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | None]:
+    """Compile, audit and run an intrinsic in every placement."""
+    import tvm  # noqa: PLC0415 (a second or two; the parent may not need it)
+
+    _stage(f"{spec.name}: tensorizing and compiling")
+    functions = {}
+    for placement in PLACEMENTS:
+        try:
+            functions[placement.label] = tensorized(spec, placement)
+        except (tvm.s_tir.ScheduleError, tvm.error.TVMError, ValueError, RuntimeError) as error:
+            return _refused("tensorize", error), None
+    try:
+        library = tvm.tirx.build(tvm.IRModule(functions), target=tvm.target.Target(dict(spec.target)))
+    except (tvm.error.TVMError, ValueError, RuntimeError) as error:
+        return _refused("compile", error), None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "intrinsic.so"
+        library.export_library(str(path))
+        code = audit(path, spec.mnemonics, max_spills=spec.max_spills)
+        loaded = tvm.runtime.load_module(str(path))
+    worst, count = 0.0, 0
+    for placement in PLACEMENTS:
+        _stage(f"{spec.name}: running, {placement.label} placement")
+        arguments, cases = _cases(spec, placement)
+        report = check_function(loaded[placement.label], arguments, cases)
+        if not report.ok:
+            return report, code
+        worst, count = max(worst, report.error_ratio), count + report.cases
+    return NumbersReport("ok", f"{count} cases right", cases=count, error_ratio=worst), code
+
+
+def _stage(text: str) -> None:
+    # If the process dies, this line is in the worker's message.
+    print(text, file=sys.stderr, flush=True)
+
+
+def _refused(what: str, error: Exception) -> NumbersReport:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return NumbersReport("error", f"TVM refuses to {what} it: {' '.join(lines[-3:])[-800:]}")
+
+
+def tensorized(spec: IntrinsicSpec, placement: Placement) -> Any:
+    """Return the loops of a placement with the intrinsic in place of the inner ones."""
+    import tvm  # noqa: PLC0415
+
+    name = "qimeng.check.intrinsic"
+    tvm.s_tir.TensorIntrin.register(name, gemm_desc(spec.shape), tvm.ir.load_json(spec.impl), override=True)
+    make = local_tiles if spec.shape.c_local else memory_tiles
+    sch = tvm.s_tir.Schedule(make(spec.shape, placement, spec.lanes).with_attr("global_symbol", placement.label))
+    *_, i, j, _k = sch.get_loops(sch.get_sblock("update"))
+    # As in a schedule: a micro-tile of one row has no loop over rows.
+    sch.tensorize(i if spec.shape.mr > 1 else j, name)
+    return sch.mod["main"]
+
+
+def buffer_shapes(s: GemmShape, p: Placement) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Shapes of A, B and C with what lies around the tiles (k before and after in whole packs)."""
+    m, n, k = s.mr * p.tiles[0], s.nr * p.tiles[1], s.kc * p.tiles[2]
+    rows, columns = (p.before[x] + p.after[x] for x in (0, 1))
+    depth = k + (p.before[0] + p.after[0]) * s.k_pack
+    a = packed_shape(depth, m + columns, s.k_pack) if s.a_panel else (m + rows, depth)
+    return a, packed_shape(depth, n + columns, s.k_pack), (m + rows, n + columns)
+
+
+def _indices(s: GemmShape, p: Placement) -> Any:
+    """Return functions from tile coordinates to the buffers' indices."""
+    rows, columns = p.before
+    first_k = rows * s.k_pack
+
+    def a_index(i: Any, k: Any) -> tuple[Any, ...]:
+        if s.a_panel:
+            return packed_index(k + first_k, i + columns, s.k_pack)
+        return (i + rows, k + first_k)
+
+    return a_index, lambda k, j: packed_index(k + first_k, j + columns, s.k_pack)
+
+
+def _term(s: GemmShape, p: Placement) -> Any:
+    a_index, b_index = _indices(s, p)
+
+    def term(a: Any, b: Any, i: Any, j: Any, k: Any) -> Any:
+        left = widen(load(a, a_index(i, k)), s.a_store, s.a_dtype, s.acc_dtype)
+        return left * widen(load(b, b_index(k, j)), s.b_store, s.b_dtype, s.acc_dtype)
+
+    return term
+
+
+def memory_tiles(s: GemmShape, p: Placement, lanes: int) -> Any:
+    """Tiles of C that lie in memory: several calls over k add to the same tile."""
+    from tvm.script import tirx as T  # noqa: PLC0415
+
+    a_shape, b_shape, c_shape = buffer_shapes(s, p)
+    (tm, tn, tk), (r, c), term = p.tiles, p.before, _term(s, p)
+    mr, nr, kc = s.mr, s.nr, s.kc
+
+    @T.prim_func(s_tir=True)
+    def main(a: T.handle, b: T.handle, out: T.handle):  # type: ignore[no-untyped-def]
+        A = T.match_buffer(a, a_shape, s.a_store)
+        B = T.match_buffer(b, b_shape, s.b_store)
+        C = T.match_buffer(out, c_shape, s.acc_dtype)
+        for io, jo, ko in T.grid(tm, tn, tk):
+            for i, j, k in T.grid(mr, nr, kc):
+                with T.sblock("update"):
+                    vi = T.axis.spatial(tm * mr, io * mr + i)
+                    vj = T.axis.spatial(tn * nr, jo * nr + j)
+                    vk = T.axis.reduce(tk * kc, ko * kc + k)
+                    C[vi + r, vj + c] = C[vi + r, vj + c] + term(A, B, vi, vj, vk)
+
+    return main
+
+
+def local_tiles(s: GemmShape, p: Placement, lanes: int) -> Any:
+    """Tiles of C in registers: loaded, added to over all of k, stored."""
+    from tvm.script import tirx as T  # noqa: PLC0415
+
+    a_shape, b_shape, c_shape = buffer_shapes(s, p)
+    (tm, tn, tk), (r, c), term = p.tiles, p.before, _term(s, p)
+    mr, nr, kc = s.mr, s.nr, s.kc
+
+    @T.prim_func(s_tir=True)
+    def main(a: T.handle, b: T.handle, out: T.handle):  # type: ignore[no-untyped-def]
+        A = T.match_buffer(a, a_shape, s.a_store)
+        B = T.match_buffer(b, b_shape, s.b_store)
+        C = T.match_buffer(out, c_shape, s.acc_dtype)
+        L = T.sblock_alloc_buffer((tm * mr, tn * nr), s.acc_dtype, scope="local")
+        for io, jo in T.grid(tm, tn):
+            for i0 in T.unroll(mr):
+                for j0 in T.unroll(nr // lanes):
+                    for x0 in T.vectorized(lanes):
+                        with T.sblock("load"):
+                            ui = T.axis.spatial(tm * mr, io * mr + i0)
+                            uj = T.axis.spatial(tn * nr, jo * nr + j0 * lanes + x0)
+                            L[ui, uj] = C[ui + r, uj + c]
+            for ko in range(tk):
+                for i, j, k in T.grid(mr, nr, kc):
+                    with T.sblock("update"):
+                        vi = T.axis.spatial(tm * mr, io * mr + i)
+                        vj = T.axis.spatial(tn * nr, jo * nr + j)
+                        vk = T.axis.reduce(tk * kc, ko * kc + k)
+                        L[vi, vj] = L[vi, vj] + term(A, B, vi, vj, vk)
+            for i1 in T.unroll(mr):
+                for j1 in T.unroll(nr // lanes):
+                    for x1 in T.vectorized(lanes):
+                        with T.sblock("store"):
+                            wi = T.axis.spatial(tm * mr, io * mr + i1)
+                            wj = T.axis.spatial(tn * nr, jo * nr + j1 * lanes + x1)
+                            C[wi + r, wj + c] = L[wi, wj]
+
+    return main
+
+
+def _cases(spec: IntrinsicSpec, p: Placement) -> tuple[list[Argument], list[Case]]:
+    s = spec.shape
+    shapes = buffer_shapes(s, p)
+    arguments = [
+        Argument("A", shapes[0], s.a_store),
+        Argument("B", shapes[1], s.b_store),
+        Argument("C", shapes[2], s.acc_dtype, "inout"),
+    ]
+    return arguments, [_case(s, p, kind, seed) for kind, seed in CASES]
+
+
+def _case(s: GemmShape, p: Placement, kind: str, seed: int) -> Case:
+    """Operands of values that the family's *dtypes* can hold, wherever they are stored wider."""
+    m, n, k = s.mr * p.tiles[0], s.nr * p.tiles[1], s.kc * p.tiles[2]
+    request = Request("matmul", m, n, k, a_dtype=s.a_dtype, b_dtype=s.b_dtype, out_dtype=s.acc_dtype)
+    inputs = make_inputs(request, seed, kind)
+    rng = np.random.default_rng([seed, m, n, k])
+    a_shape, b_shape, c_shape = buffer_shapes(s, p)
+    first_k, (rows, columns) = p.before[0] * s.k_pack, p.before
+    left = _around(rng, a_shape, s.a_store)
+    if s.a_panel:
+        _panel(left, inputs["A"].T, first_k, columns, s.k_pack)
+    else:
+        left[rows : rows + m, first_k : first_k + k] = inputs["A"].astype(left.dtype)
+    right = _around(rng, b_shape, s.b_store)
+    _panel(right, inputs["B"], first_k, columns, s.k_pack)
+    start = _start(rng, c_shape, s.acc_dtype, kind)
+    own = (slice(rows, rows + m), slice(columns, columns + n))
+    exact = product(inputs["A"], inputs["B"]) + start[own].astype(np.float64)
+    magnitude = product(inputs["A"], inputs["B"], absolute=True) + np.abs(start[own].astype(np.float64))
+    wide = np.int64 if s.acc_dtype == "int32" else np.float64
+    expected = start.astype(wide)
+    expected[own] = exact.astype(wide)
+    bounds = np.zeros(c_shape)
+    # Small integers are summed exactly in any order; what lies around the tiles must not change at all.
+    if s.acc_dtype != "int32" and kind != "small":
+        bounds[own] = dot_bound(magnitude, exact, k + 1, accumulate=s.acc_dtype, out=s.acc_dtype)
+    return Case(f"{p.label}, {kind}, seed {seed}", (left, right, start), (expected,), (bounds,))
+
+
+def _around(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
+    """Values that show when they are read: NaN, or anything at all."""
+    target = numpy_dtype(dtype)
+    if target.kind in "iu":
+        info = np.iinfo(target)
+        return rng.integers(info.min, info.max + 1, size=shape, dtype=target)
+    return np.full(shape, np.nan).astype(target)
+
+
+def _panel(into: Array, values: Array, first_k: int, column: int, k_pack: int) -> None:
+    """Store (k, width) values as a panel."""
+    k, width = values.shape
+    values = values.astype(into.dtype)
+    if k_pack == 1:
+        into[first_k : first_k + k, column : column + width] = values
+        return
+    packs = values.reshape(k // k_pack, k_pack, width).transpose(0, 2, 1)
+    into[first_k // k_pack : (first_k + k) // k_pack, column : column + width] = packs
+
+
+def _start(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, kind: str) -> Array:
+    """What C holds before: never zero throughout, far from overflow."""
+    if kind == "small":
+        return rng.integers(-3, 4, size=shape).astype(dtype)
+    if dtype == "int32":
+        return rng.integers(-(2**20), 2**20, size=shape, dtype=np.int32)
+    if dtype != "float32":
+        raise CheckError(f"accumulators of {dtype} are not checked yet: extend qimeng_tvm.check.tile")
+    return rng.standard_normal(shape).astype(np.float32) + np.float32(0.4)

@@ -1,0 +1,1 @@
+"""The sub-commands of ``qimeng``: each parses, calls the API and prints."""

@@ -1,0 +1,79 @@
+"""``qimeng bench gemm``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from qimeng_tvm.errors import UsageError
+
+app = typer.Typer(help="Benchmarks against the libraries present.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    """Benchmarks against the libraries present."""
+
+
+@app.command()
+def gemm(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and repeats.")] = False,
+    threads: Annotated[str, typer.Option(help="Thread counts, e.g. 1,2.")] = "1",
+    dtype: Annotated[str, typer.Option(help="Any of f32,bf16,u8s8.")] = "f32,bf16,u8s8",
+    peers: Annotated[str | None, typer.Option(help="Libraries, comma separated ('none' for ours alone).")] = None,
+    trials: Annotated[int, typer.Option(help="Trials a case for us (and for TVM MetaSchedule, when asked for).")] = 0,
+    cases: Annotated[str | None, typer.Option(help="Only cases whose name contains this.")] = None,
+    database: Annotated[Path | None, typer.Option(help="Folder of the tuning records.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to FILE ('-': standard output).")] = None,
+    resume: Annotated[Path | None, typer.Option(help="File that an interrupted run continues from.")] = None,
+) -> None:
+    """Matrix products: ours beside OpenBLAS, oneDNN, MKL, BLIS, ONNX Runtime and TVM, interleaved."""
+    from qimeng_tvm.api import default_database
+    from qimeng_tvm.bench.ours import Qimeng, analytic, tuned
+    from qimeng_tvm.bench.run import bench_gemm
+    from qimeng_tvm.bench.suite import gemm_suite
+    from qimeng_tvm.bench.systems import default_peers
+    from qimeng_tvm.bench.table import rich_table, summary_lines
+    from qimeng_tvm.hardware import host, measured
+
+    console = Console(stderr=True, highlight=False)
+    machine = measured(host())
+    suite = [c for c in gemm_suite(tuple(_words(dtype)), quick) if cases is None or cases in c.name]
+    if not suite:
+        raise UsageError(f"no case has {cases!r} in its name; the suite has {', '.join(sorted({c.name for c in gemm_suite()}))}")
+    counts = tuple(_number(t, "--threads") for t in _words(threads))
+    choice = tuned(database or default_database(), trials) if trials else analytic
+    others = () if peers == "none" else default_peers(_words(peers) if peers else None)
+    result = bench_gemm(
+        [Qimeng(machine, choice), *others],
+        suite,
+        counts,
+        quick,
+        lambda done, total, rows: console.print(f"[dim]{done}/{total} {rows[0].case} {rows[0].dtype} {rows[0].threads}t[/]"),
+        hardware=machine,
+        partial=resume,
+    )
+    to_stdout = json_file is not None and str(json_file) == "-"
+    if to_stdout:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    if json_file is not None:
+        result.write(json_file)
+    out = Console(highlight=False)
+    out.print(rich_table(result))
+    for line in summary_lines(result):
+        out.print(line, soft_wrap=True)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _number(text: str, option: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"{option}: {text!r} is not a count; write e.g. 1,2")
+    return int(text)

@@ -1,0 +1,102 @@
+"""``qimeng intrins list | show | audit``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(help="The tensorize intrinsic families.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_families(
+    hardware: Annotated[str, typer.Option(help="Tell which of them this machine runs.")] = "host",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+) -> None:
+    """List the families."""
+    from qimeng_tvm.hardware import load
+    from qimeng_tvm.intrin import families
+
+    machine = load(hardware)
+    rows: list[dict[str, Any]] = [
+        {
+            "key": f.key,
+            "requires": list(f.requires),
+            "dtypes": list(f.dtypes),
+            "lanes": f.lanes,
+            "k_pack": f.k_pack,
+            "parameters": list(f.parameters),
+            "version": f.version,
+            "runs_here": f.isa in (machine.isa, "generic") and machine.has(*f.requires),
+        }
+        for f in families().values()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("family", "dtypes", "lanes", "P", "requires", "parameters", machine.name):
+        table.add_column(column)
+    for row in rows:
+        a, b, acc = row["dtypes"]
+        table.add_row(row["key"], f"{a} x {b} -> {acc}", str(row["lanes"]), str(row["k_pack"]),
+                      " ".join(row["requires"]), " ".join(row["parameters"]), "yes" if row["runs_here"] else "no")  # fmt: skip
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def show(
+    key: Annotated[str, typer.Argument(help="A family (x86.avx2_f32.gemm) or a canonical intrinsic name.")],
+    tir: Annotated[bool, typer.Option("--tir", help="Print the TensorIR of desc and impl too.")] = False,
+) -> None:
+    """Show a family's source, and the TensorIR of one of its intrinsics."""
+    from qimeng_tvm.intrin import IntrinName, family
+    from qimeng_tvm.intrin.check import example_parameters
+
+    name = IntrinName.parse(key) if key.startswith("qimeng.") else None
+    owner = family(name.key if name else key)
+    typer.echo(inspect.getsource(inspect.getmodule(owner.build)))  # type: ignore[arg-type]
+    if tir or name:
+        values = name.values if name else tuple(example_parameters(owner).values())
+        desc, impl = owner.build(*values)
+        for title, func in (("desc", desc), ("impl", impl)):
+            typer.echo(f"# {title} of {owner.intrin_name(**dict(zip(owner.parameters, values, strict=True)))}")
+            typer.echo(func.script(show_meta=False))
+
+
+@app.command()
+def audit(
+    key: Annotated[str, typer.Argument(help="A family, or 'all' that run here.")] = "all",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+) -> None:
+    """Check families on this machine: numbers under guard pages, then instructions and spills."""
+    from qimeng_tvm.check.worker import Worker
+    from qimeng_tvm.hardware import host
+    from qimeng_tvm.intrin import families, family
+    from qimeng_tvm.intrin.check import audit_family
+
+    machine = host()
+    wanted = [family(key)] if key != "all" else [
+        f for f in families().values() if f.isa in (machine.isa, "generic") and machine.has(*f.requires)
+    ]  # fmt: skip
+    reports = []
+    with Worker(preload=("tvm",)) as worker:
+        for one in wanted:
+            reports += audit_family(worker, one, machine)
+    if as_json:
+        typer.echo(json.dumps([r.to_json() for r in reports]))
+    else:
+        table = Table(box=None, pad_edge=False)
+        for column in ("intrinsic", "numbers", "instructions", "spills", "problem"):
+            table.add_column(column)
+        for r in reports:
+            table.add_row(r.name, r.numbers.kind, " ".join(f"{n}x{m.split('|')[-1]}" for m, n in r.code.counts.items()) if r.code else "-",
+                          str(r.code.spills) if r.code else "-", r.problem)  # fmt: skip
+        Console(highlight=False).print(table)
+    if any(not r.ok for r in reports):
+        raise typer.Exit(1)
