@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
-
 import tvm
 
 from qimeng_tvm.bench.ours import NAME, tensor_of, variant_of
@@ -31,7 +30,7 @@ from qimeng_tvm.compiler import (
     header_text,
     loader_text,
 )
-from qimeng_tvm.errors import BuildError, UsageError
+from qimeng_tvm.errors import BuildError, HardwareError, UsageError
 from qimeng_tvm.hardware import Hardware, configure_threads, measured, target_of, to_json, use_threads
 from qimeng_tvm.operators import flops, make_inputs, prim_func
 from qimeng_tvm.request import Request, check_memory, describe, parse
@@ -205,7 +204,13 @@ def run(
     request = parse(line) if isinstance(line, str) else line
     hardware = _machine(request)
     count = _threads(threads or request.threads or 1, hardware)
-    wanted = DEFAULT_TRIALS if trials is None and request.trials is None else trials if trials is not None else request.trials
+    wanted = (
+        DEFAULT_TRIALS
+        if trials is None and request.trials is None
+        else trials
+        if trials is not None
+        else request.trials
+    )
     assert wanted is not None
     if wanted < 0:
         raise UsageError(f"{wanted} trials asked for; 0 or more are needed")
@@ -223,7 +228,9 @@ def run(
     say("measuring beside the libraries")
     sample, others = _measure(request, hardware, count, compiled, RUN_PEERS if peers is None else tuple(peers))
     best = max((p.gflops for p in others if p.gflops), default=None)
-    verdict = sanity(sample.seconds_median, flops(request), hardware.peak(peak_key(request), count), best, peak_spread=sample.spread)
+    verdict = sanity(
+        sample.seconds_median, flops(request), hardware.peak(peak_key(request), count), best, peak_spread=sample.spread
+    )
     result = RunResult(
         request=request,
         hardware=hardware,
@@ -262,12 +269,13 @@ def slug(request: Request) -> str:
 
 
 def _machine(request: Request) -> Hardware:
-    hardware = Hardware.load(request.hardware)
+    try:
+        hardware = Hardware.load(request.hardware)
+    except HardwareError as error:
+        raise UsageError(str(error)) from error
     host = Hardware.host()
     if hardware.fingerprint != host.fingerprint:
-        raise UsageError(
-            f"{request.hardware} is not this machine, and run measures what it makes: say 'on this CPU'"
-        )
+        raise UsageError(f"{request.hardware} is not this machine, and run measures what it makes: say 'on this CPU'")
     return host
 
 
@@ -283,7 +291,9 @@ def _folder(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise BuildError(f"cannot write to {folder}: {error.strerror or error}; give another folder with --out") from error
+        raise BuildError(
+            f"cannot write to {folder}: {error.strerror or error}; give another folder with --out"
+        ) from error
     return folder
 
 

@@ -107,8 +107,10 @@ def compile_task(task: Task, values: Mapping[str, Value] | None = None) -> Compi
     target = target_of(task.hardware, task.info.threads)
     try:
         library = tvm.tirx.build(operator.module, target=target)
-    except (tvm.error.TVMError, RuntimeError, ValueError) as error:
-        raise BuildError(f"TVM could not build {task.rule.name} with {chosen}: {str(error).splitlines()[-1]}") from error
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise BuildError(
+            f"TVM could not build {task.rule.name} with {chosen}: {str(error).splitlines()[-1]}"
+        ) from error
     trace = json.dumps(_plain(sch.trace.as_json()))
     return Compiled(task, MappingProxyType(chosen), operator, library, trace, names_in(trace))
 
@@ -147,12 +149,14 @@ def export_library(compiled: Compiled, path: Path) -> Path:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".so")
         os.close(handle)
     except OSError as error:
-        raise BuildError(f"cannot write to {path.parent}: {error.strerror or error}; give another folder with --out") from error
+        raise BuildError(
+            f"cannot write to {path.parent}: {error.strerror or error}; give another folder with --out"
+        ) from error
     try:
         compiled.library.export_library(temporary, fcompile=_linker_function(command))
         os.chmod(temporary, 0o755)
         os.replace(temporary, path)
-    except (RuntimeError, tvm.error.TVMError) as error:
+    except RuntimeError as error:
         raise BuildError(f"{command} could not link {path.name}: {str(error).splitlines()[-1]}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -179,7 +183,8 @@ def header_text(compiled: Compiled, request: Request) -> str:
             for i, t in enumerate(tensors)
         )
         lines.append(
-            f"/* {name}: {len(tensors)} arguments, each a DLTensor* on the CPU, row-major, 64-byte aligned data:\n{args}\n */\n"
+            f"/* {name}: {len(tensors)} arguments, each a DLTensor* on the CPU, row-major, 64-byte aligned data:\n"
+            f"{args}\n */\n"
             f"int __tvm_ffi_{name}(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);\n"
         )
     body = "\n".join(lines)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tvm
 
 from qimeng_tvm.check.audit import AuditReport, audit
 from qimeng_tvm.check.buffers import numpy_dtype
@@ -14,6 +19,7 @@ from qimeng_tvm.check.tolerance import wrong_elements
 from qimeng_tvm.check.worker import Worker
 from qimeng_tvm.compiler import Compiled, Tensor
 from qimeng_tvm.errors import CheckError
+from qimeng_tvm.hardware import configure_threads
 from qimeng_tvm.intrin import IntrinName, family
 from qimeng_tvm.numerics import flops, make_inputs, oracle, tolerance
 from qimeng_tvm.request import Request
@@ -57,19 +63,13 @@ def check_numbers(worker: Worker, spec: OperatorSpec, timeout: float = 300.0) ->
     if outcome.kind == "refused":
         raise CheckError(f"the numbers of {spec.library} could not be checked: {outcome.message}")
     if outcome.ok:
-        return outcome.value
+        report: NumbersReport = outcome.value
+        return report
     return NumbersReport(outcome.kind, outcome.message)
 
 
 def run_cases(spec: OperatorSpec) -> NumbersReport:
     """Check every case: what runs in the worker."""
-    import shutil
-    import tempfile
-
-    import tvm
-
-    from qimeng_tvm.hardware import configure_threads
-
     configure_threads(spec.request.threads or 1)
     # The loader answers with an older library when one was loaded from the same file: load a copy.
     copy = Path(tempfile.mkdtemp()) / "library.so"
@@ -104,7 +104,9 @@ def _arguments(tensors: tuple[Tensor, ...]) -> list[Argument]:
     return [Argument(t.name, t.shape, t.dtype) for t in inputs] + [Argument(out.name, out.shape, out.dtype, "out")]
 
 
-def _pack(func: object, tensors: tuple[Tensor, ...], b: np.ndarray, kind: str) -> np.ndarray | NumbersReport:
+def _pack(
+    func: Callable[..., Any], tensors: tuple[Tensor, ...], b: np.ndarray, kind: str
+) -> np.ndarray | NumbersReport:
     """Pack B under the same guards: every element written, nothing else touched, the same twice."""
     seen: list[np.ndarray] = []
 

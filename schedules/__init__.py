@@ -1,0 +1,1 @@
+"""Schedule rules: one folder a kind of machine, one rule a file."""

@@ -1,0 +1,1 @@
+"""Tensorize intrinsic families: one folder an instruction set, one family a file."""

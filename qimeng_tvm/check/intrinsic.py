@@ -207,7 +207,8 @@ def example_variants(family: IntrinFamily) -> tuple[dict[str, int], ...]:
     fitting = [(m, v) for m in range(1, 17) for v in range(1, 9) if family.fits(m, v)]
     if not fitting:
         raise IntrinError(f"{family.key} declares {family.registers} registers, too few for a tile of 1x1")
-    big = max(fitting, key=lambda t: (t[0] * t[1], -abs(t[0] - t[1])))
+    # Most products for each operand that is loaded.
+    big = max(fitting, key=lambda t: t[0] * t[1] / (t[0] + t[1]))
     wide = max(fitting, key=lambda t: (t[1] > t[0], t[0] * t[1]))
     row = max((t for t in fitting if t[0] == 1), key=lambda t: t[1])
     p = family.k_pack
@@ -225,7 +226,7 @@ def example_variants(family: IntrinFamily) -> tuple[dict[str, int], ...]:
 
 
 def audit_family(
-    worker: Worker, family: IntrinFamily, hardware: Hardware | None = None, *, max_spills: int | None = 0
+    worker: Worker, family: IntrinFamily, hardware: Hardware | None = None, *, max_spills: int | None = None
 ) -> list[FamilyReport]:
     """Check a family in every way, for each of its :func:`example_variants`."""
     return [

@@ -28,7 +28,9 @@ def gemm(
     trials: Annotated[int, typer.Option(help="Trials a case for us (and for TVM MetaSchedule, when asked for).")] = 0,
     cases: Annotated[str | None, typer.Option(help="Only cases whose name contains this.")] = None,
     database: Annotated[Path | None, typer.Option(help="Folder of the tuning records.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to FILE ('-': standard output).")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result to FILE ('-': standard output).")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="File that an interrupted run continues from.")] = None,
 ) -> None:
     """Matrix products: ours beside OpenBLAS, oneDNN, MKL, BLIS, ONNX Runtime and TVM, interleaved."""
@@ -44,7 +46,9 @@ def gemm(
     machine = measured(host())
     suite = [c for c in gemm_suite(tuple(_words(dtype)), quick) if cases is None or cases in c.name]
     if not suite:
-        raise UsageError(f"no case has {cases!r} in its name; the suite has {', '.join(sorted({c.name for c in gemm_suite()}))}")
+        raise UsageError(
+            f"no case has {cases!r} in its name; the suite has {', '.join(sorted({c.name for c in gemm_suite()}))}"
+        )
     counts = tuple(_number(t, "--threads") for t in _words(threads))
     choice = tuned(database or default_database(), trials) if trials else analytic
     others = () if peers == "none" else default_peers(_words(peers) if peers else None)
@@ -53,7 +57,9 @@ def gemm(
         suite,
         counts,
         quick,
-        lambda done, total, rows: console.print(f"[dim]{done}/{total} {rows[0].case} {rows[0].dtype} {rows[0].threads}t[/]"),
+        lambda done, total, rows: console.print(
+            f"[dim]{done}/{total} {rows[0].case} {rows[0].dtype} {rows[0].threads}t[/]"
+        ),
         hardware=machine,
         partial=resume,
     )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from qimeng_tvm.check.intrinsic import FamilyReport
 
 app = typer.Typer(help="The tensorize intrinsic families.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -44,8 +47,8 @@ def list_families(
         table.add_column(column)
     for row in rows:
         a, b, acc = row["dtypes"]
-        table.add_row(row["key"], f"{a} x {b} -> {acc}", str(row["lanes"]), str(row["k_pack"]),
-                      " ".join(row["requires"]), " ".join(row["parameters"]), "yes" if row["runs_here"] else "no")  # fmt: skip
+        cells = (row["key"], f"{a} x {b} -> {acc}", row["lanes"], row["k_pack"], " ".join(row["requires"]))
+        table.add_row(*map(str, cells), " ".join(row["parameters"]), "yes" if row["runs_here"] else "no")
     Console(highlight=False).print(table)
 
 
@@ -55,8 +58,8 @@ def show(
     tir: Annotated[bool, typer.Option("--tir", help="Print the TensorIR of desc and impl too.")] = False,
 ) -> None:
     """Show a family's source, and the TensorIR of one of its intrinsics."""
+    from qimeng_tvm.check.intrinsic import example_parameters
     from qimeng_tvm.intrin import IntrinName, family
-    from qimeng_tvm.intrin.check import example_parameters
 
     name = IntrinName.parse(key) if key.startswith("qimeng.") else None
     owner = family(name.key if name else key)
@@ -75,10 +78,10 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
     """Check families on this machine: numbers under guard pages, then instructions and spills."""
+    from qimeng_tvm.check.intrinsic import audit_family
     from qimeng_tvm.check.worker import Worker
     from qimeng_tvm.hardware import host
     from qimeng_tvm.intrin import families, family
-    from qimeng_tvm.intrin.check import audit_family
 
     machine = host()
     wanted = [family(key)] if key != "all" else [
@@ -95,8 +98,15 @@ def audit(
         for column in ("intrinsic", "numbers", "instructions", "spills", "problem"):
             table.add_column(column)
         for r in reports:
-            table.add_row(r.name, r.numbers.kind, " ".join(f"{n}x{m.split('|')[-1]}" for m, n in r.code.counts.items()) if r.code else "-",
-                          str(r.code.spills) if r.code else "-", r.problem)  # fmt: skip
+            table.add_row(r.name, r.numbers.kind, *_code_cells(r), r.problem)
         Console(highlight=False).print(table)
     if any(not r.ok for r in reports):
         raise typer.Exit(1)
+
+
+def _code_cells(report: FamilyReport) -> tuple[str, str]:
+    """Instructions in the inner loop, and spills."""
+    if report.code is None:
+        return "-", "-"
+    counts = " ".join(f"{n}x{m.split('|')[-1]}" for m, n in report.code.counts.items())
+    return counts, str(report.code.spills)

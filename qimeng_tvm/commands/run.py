@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def run(
     line: Annotated[str, typer.Argument(help='What to make, e.g. "bf16 GEMM 1024x1024x1024 on this CPU".')],
-    trials: Annotated[int | None, typer.Option(help="Measured trials (default 32; 0 takes the analytic decisions).")] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Measured trials (default 32; 0 takes the analytic decisions).")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Cores to use (default 1).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the artifact (default qimeng-out/<name>).")] = None,
     database: Annotated[Path | None, typer.Option(help="Folder of the tuning records.")] = None,
@@ -70,20 +72,28 @@ def show(result: RunResult, console: Console) -> None:
     from qimeng_tvm.request import describe
 
     peak = result.hardware.peak(_key(result), result.threads)
+    machine, numbers, code = result.hardware, result.numbers, result.code
+    found = ", ".join(f"{n} {m.split('|')[-1]}" for m, n in code.counts.items())
+    right = f"{numbers.cases} cases, largest error {numbers.error_ratio:.2f} of the bound"
     rows = [
         ("request", describe(result.request)),
-        ("hardware", f"{result.hardware.name}, {result.hardware.cpu}, {result.threads} of {result.hardware.cores} cores, "
-                     f"peak {peak:.1f} GFLOP/s"),
+        (
+            "hardware",
+            f"{machine.name}, {machine.cpu}, {result.threads} of {machine.cores} cores, peak {peak:.1f} GFLOP/s",
+        ),
         ("rule", f"{result.rule}, family {result.family}"),
         ("decisions", ", ".join(f"{k}={_value(v)}" for k, v in result.decisions.items() if k != "family")),
         ("trials", f"{result.trials} measured" if result.trials else "none: analytic decisions"),
-        ("speed", f"[bold]{result.gflops:.1f} GFLOP/s[/], {result.pct_of_peak:.1f} % of peak, "
-                  f"{result.seconds * 1e6:.1f} us a call"),
-        ("verified", _verdict(result.verified, f"{result.numbers.cases} cases, largest error "
-                              f"{result.numbers.error_ratio:.2f} of the bound", result.numbers.message or result.timing.message)),
-        ("audited", _verdict(result.audited, ", ".join(f"{n} {m.split('|')[-1]}" for m, n in result.code.counts.items())
-                             + f" in the inner loop, {result.code.spills} spills", "; ".join(result.code.problems))),
-    ]  # fmt: skip
+        (
+            "speed",
+            f"[bold]{result.gflops:.1f} GFLOP/s[/], {result.pct_of_peak:.1f} % of peak, {_time(result.seconds)} a call",
+        ),
+        ("verified", _verdict(result.verified, right, numbers.message or result.timing.message)),
+        (
+            "audited",
+            _verdict(result.audited, f"{found} in the inner loop, {code.spills} spills", "; ".join(code.problems)),
+        ),
+    ]
     if result.timing.kind == "suspicious":
         rows.append(("note", result.timing.message))
     for label, text in rows:
@@ -101,6 +111,10 @@ def _key(result: RunResult) -> str:
 
 def _value(value: int | str) -> str:
     return "all" if isinstance(value, int) and value >= 1 << 30 else str(value)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
 
 
 def _verdict(ok: bool, good: str, bad: str) -> str:

@@ -48,6 +48,11 @@ class Pipeline:
     stream : tuple of float
         Bytes a cycle that a micro-kernel gets when it streams an operand from cache level 1, 2, 3
         and from memory.
+    run : int
+        Longest run of bytes, each from a stream of its own, that several streams from memory may be read in
+        before the prefetcher serves only one of them.
+    overlap : float
+        How much faster memory is read as several such streams than as one.
     fork : int
         Cycles to start and join a parallel loop.
     """
@@ -55,7 +60,9 @@ class Pipeline:
     fma: int = 2
     load: int = 2
     latency: int = 4
-    stream: tuple[float, float, float, float] = (64.0, 28.0, 12.0, 5.0)
+    stream: tuple[float, float, float, float] = (64.0, 32.0, 20.0, 6.0)
+    run: int = 2048
+    overlap: float = 1.45
     fork: int = 12_000
 
 

@@ -81,7 +81,9 @@ class IntrinFamily:
     def intrin_name(self, **parameters: int) -> str:
         """Return the canonical registered name, e.g. ``qimeng.x86.avx512_bf16.gemm.8x3x256@2``."""
         if set(parameters) != set(self.parameters):
-            raise IntrinError(f"family {self.key} takes parameters {', '.join(self.parameters)}; got {', '.join(parameters)}")
+            raise IntrinError(
+                f"family {self.key} takes parameters {', '.join(self.parameters)}; got {', '.join(parameters)}"
+            )
         values = "x".join(str(parameters[p]) for p in self.parameters)
         return f"{PREFIX}.{self.key}.{values}@{self.version}"
 
@@ -112,7 +114,9 @@ class IntrinName:
         """
         match = _NAME.match(name)
         if match is None:
-            raise IntrinError(f"{name!r} is not an intrinsic name (want qimeng.<isa>.<family>.<kind>.<params>@<version>)")
+            raise IntrinError(
+                f"{name!r} is not an intrinsic name (want qimeng.<isa>.<family>.<kind>.<params>@<version>)"
+            )
         isa, module, kind, values, version = match.groups()
         return cls(isa, module, kind, tuple(int(v) for v in values.split("x")), int(version))
 

@@ -17,12 +17,10 @@ from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, whole
 
 #: (accumulator, vector of A words, vector of B words) -> accumulator; words are int32 lanes.
 MultiplyAdd = Callable[[Any, Any, Any], Any]
-#: Four bytes 0x80: as unsigned bytes 128 each.
-_SIGN_BITS = -0x7F7F7F80
 
 
 def dot_gemm(
-    shape: GemmShape, lanes: int, ku: int, multiply_add: MultiplyAdd, *, llvm: str = "", unsigned_a: bool = False
+    shape: GemmShape, lanes: int, ku: int, multiply_add: MultiplyAdd, *, llvm: str = "", flip: Any = None
 ) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Build C[mr, nr] += A[mr, kc] @ B[kc, nr], A by rows, B packed, ``shape.k_pack`` k a step.
 
@@ -37,11 +35,11 @@ def dot_gemm(
     multiply_add : callable
         The instruction.
     llvm : str
-        LLVM IR that ``multiply_add`` calls into, if any.
-    unsigned_a : bool
-        The instruction reads A as unsigned bytes though A is signed. With A + 128 (one exclusive or) in its
-        place the sum is too large by 128 times the column's sum of B, which the instruction itself adds up,
-        once for all rows. All of it is modulo 2**32, so the result is exact.
+        LLVM IR that ``multiply_add`` and ``flip`` call into, if any.
+    flip : expression, optional
+        A vector of bytes 0x80, for an instruction that reads A as unsigned bytes though A is signed. With A + 128
+        (one exclusive or) in its place the sum is too large by 128 times the column's sum of B, which the
+        instruction itself adds up, once for all rows. All of it is modulo 2**32, so the result is exact.
 
     Notes
     -----
@@ -52,7 +50,6 @@ def dot_gemm(
     p, mr, nv = s.k_pack, s.mr, s.nr // lanes
     kp = s.kc // p
     vec, words = f"{s.acc_dtype}x{lanes}", f"int32x{lanes}"
-    bias = tirx.Broadcast(tirx.const(_SIGN_BITS, "int32"), lanes)
 
     # The operand with fewer vectors is held in registers, the other is streamed past it.
     rows_outside = mr >= nv
@@ -68,12 +65,15 @@ def dot_gemm(
     def step(a: tirx.Buffer, b: tirx.Buffer, acc: tirx.Buffer, x: Any, y: Any, k: Any) -> Any:
         i, j = tile(x, y)
         left = tirx.Broadcast(tirx.BufferLoad(a, [i, k]), lanes)
-        if unsigned_a:
-            left = tirx.bitwise_xor(left, bias)
+        if flip is not None:
+            left = tirx.bitwise_xor(left, flip)
         return multiply_add(acc.vload([slot(x, y)], vec), left, b.vload([k, j * lanes], words))
 
     def column(b: tirx.Buffer, extra: tirx.Buffer, k: Any, j: Any) -> Any:
-        return multiply_add(extra.vload([j * lanes], vec), bias, b.vload([k, j * lanes], words))
+        return multiply_add(extra.vload([j * lanes], vec), flip, b.vload([k, j * lanes], words))
+
+    def corrected(acc: tirx.Buffer, extra: tirx.Buffer, i: Any, j: Any) -> Any:
+        return acc.vload([(i * nv + j) * lanes], vec) - extra.vload([j * lanes], vec)
 
     @T.prim_func(s_tir=True)
     def impl(a: T.handle, b: T.handle, c: T.handle):
@@ -94,30 +94,26 @@ def dot_gemm(
             for i in T.unroll(mr):
                 for j in T.unroll(nv):
                     acc[T.ramp((i * nv + j) * lanes, 1, lanes)] = C.vload([i, j * lanes], vec)
-            if unsigned_a:
+            if flip is not None:
                 extra = T.alloc_buffer((s.nr,), s.acc_dtype, scope="local")
                 for j in T.unroll(nv):
                     extra[T.ramp(j * lanes, 1, lanes)] = T.broadcast(T.int32(0), lanes)
-                for ko in range(kp // ku):
-                    for ki in T.unroll(ku):
-                        for x in T.unroll(outer):
-                            for y in T.unroll(inner):
-                                acc[T.ramp(slot(x, y), 1, lanes)] = step(Aw, Bw, acc, x, y, ko * ku + ki)
+            for ko in range(kp // ku):
+                for ki in T.unroll(ku):
+                    if flip is not None and rows_outside:
                         for j in T.unroll(nv):
                             extra[T.ramp(j * lanes, 1, lanes)] = column(Bw, extra, ko * ku + ki, j)
+                    for x in T.unroll(outer):
+                        if flip is not None and not rows_outside:
+                            extra[T.ramp(x * lanes, 1, lanes)] = column(Bw, extra, ko * ku + ki, x)
+                        for y in T.unroll(inner):
+                            acc[T.ramp(slot(x, y), 1, lanes)] = step(Aw, Bw, acc, x, y, ko * ku + ki)
+            if flip is not None:
                 for i in T.unroll(mr):
                     for j in T.unroll(nv):
-                        C[i, T.ramp(j * lanes, 1, lanes)] = acc.vload([(i * nv + j) * lanes], vec) - extra.vload(
-                            [j * lanes], vec
-                        )
-            else:
-                for ko in range(kp // ku):
-                    for ki in T.unroll(ku):
-                        for x in T.unroll(outer):
-                            for y in T.unroll(inner):
-                                acc[T.ramp(slot(x, y), 1, lanes)] = step(Aw, Bw, acc, x, y, ko * ku + ki)
-                for i in T.unroll(mr):
-                    for j in T.unroll(nv):
-                        C[i, T.ramp(j * lanes, 1, lanes)] = acc.vload([(i * nv + j) * lanes], vec)
+                        acc[T.ramp((i * nv + j) * lanes, 1, lanes)] = corrected(acc, extra, i, j)
+            for i in T.unroll(mr):
+                for j in T.unroll(nv):
+                    C[i, T.ramp(j * lanes, 1, lanes)] = acc.vload([(i * nv + j) * lanes], vec)
 
     return gemm_desc(s), impl

@@ -10,7 +10,9 @@ from tvm.script import tirx as T
 from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, load, whole
 
 
-def fma_gemm(mr: int, nv: int, kc: int, ku: int, lanes: int, a_panel: bool, c_local: bool) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def fma_gemm(
+    mr: int, nv: int, kc: int, ku: int, lanes: int, a_panel: bool, c_local: bool
+) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Build C[mr, nv*lanes] += A[mr, kc] @ B[kc, nv*lanes] in float32 with ``llvm.fma``.
 
     Parameters
@@ -23,6 +25,8 @@ def fma_gemm(mr: int, nv: int, kc: int, ku: int, lanes: int, a_panel: bool, c_lo
         float32 lanes of a vector register.
     a_panel : bool
         A packed (or transposed in place), else read in place by rows.
+    c_local : bool
+        C is the caller's register tile, else memory.
 
     Notes
     -----

@@ -65,7 +65,7 @@ def ensure_registered(name: str) -> None:
     IntrinError
         If the family is unknown or its version is another one than the name's.
     """
-    from tvm.s_tir import TensorIntrin
+    from tvm.s_tir import TensorIntrin  # noqa: PLC0415 (names can be read without TVM)
 
     if TensorIntrin.get(name, allow_missing=True) is not None:
         return
@@ -73,10 +73,13 @@ def ensure_registered(name: str) -> None:
     owner = family(parsed.key)
     if owner.version != parsed.version:
         raise IntrinError(
-            f"{name} was recorded with version {parsed.version} of {owner.key}, installed is {owner.version}: tune again"
+            f"{name} was recorded with version {parsed.version} of {owner.key}, "
+            f"installed is {owner.version}: tune again"
         )
     if len(parsed.values) != len(owner.parameters):
-        raise IntrinError(f"{name} has {len(parsed.values)} parameters, {owner.key} takes {', '.join(owner.parameters)}")
+        raise IntrinError(
+            f"{name} has {len(parsed.values)} parameters, {owner.key} takes {', '.join(owner.parameters)}"
+        )
     desc, impl = owner.build(*parsed.values)
     TensorIntrin.register(name, desc, impl)
 

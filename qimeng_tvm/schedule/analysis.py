@@ -88,19 +88,16 @@ def contraction_of(block: Any) -> Contraction | None:
         names[name] = "b" if name in a_vars and name in b_vars else "m" if name in a_vars else "n"
     extents = {"b": 1, "m": 1, "n": 1, "k": 1}
     # A batch that only A carries is folded into no axis we can name: leave such blocks alone.
-    for role in "bmn":
-        if sum(1 for r in names.values() if r == role) > 1:
-            return None
-    for v in block.iter_vars:
-        extent = _static(v.dom.extent)
-        if extent is None:
-            return None
-        if v.var.name in names:
-            extents[names[v.var.name]] = extent
-        elif extent != 1:
-            return None
+    roles = list(names.values())
+    if any(roles.count(role) > 1 for role in "bmn"):
+        return None
+    found = {v.var.name: _static(v.dom.extent) for v in block.iter_vars}
+    unnamed = [extent for name, extent in found.items() if name not in names]
+    if None in found.values() or any(extent != 1 for extent in unnamed):
+        return None
     if reduce[0].name not in a_vars or reduce[0].name not in b_vars:
         return None
+    extents |= {names[name]: int(extent or 0) for name, extent in found.items() if name in names}
 
     def operand(load: Any) -> Operand:
         axes = tuple(names[i.name] if isinstance(i, tirx.Var) else "1" for i in load.indices)

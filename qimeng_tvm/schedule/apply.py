@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from tvm import s_tir, tirx
+from tvm import IRModule, s_tir, tirx
 
 from qimeng_tvm.errors import ScheduleError
 from qimeng_tvm.hardware.model import Hardware
@@ -17,6 +18,8 @@ from qimeng_tvm.schedule.analysis import analyze, normalize
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, ScheduleRule, SearchSpace, Value, Values
 
 ROOT = "qimeng_tvm.schedules"
+#: Elements of a tensor up to which int32 indexes it, padding included.
+_NARROW = 1 << 30
 
 
 @cache
@@ -72,8 +75,23 @@ class Task:
     space: SearchSpace
 
 
+def narrow_indices(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Index with int32 where that cannot overflow.
+
+    TVM narrows the loops of Relax's int64 functions itself, but later, and drops the annotations that ask for
+    peeled edges on the way: every store at an edge of C would then be a checked scalar one, in all tiles.
+    """
+    shapes = [getattr(p, "shape", ()) for p in func.params]
+    static = all(isinstance(x, tirx.IntImm) for shape in shapes for x in shape)
+    if not static or max(math.prod(int(x) for x in shape) for shape in shapes) > _NARROW:
+        return func
+    module = tirx.transform.ForceNarrowIndexToInt32()(IRModule({"main": func}))
+    return module["main"]
+
+
 def make_task(func: tirx.PrimFunc, hardware: Hardware, threads: int = 1) -> Task | None:
     """Return the task for a function, or None when no shipped rule serves it."""
+    func = narrow_indices(func)
     info = analyze(func, threads)
     if info is None:
         return None

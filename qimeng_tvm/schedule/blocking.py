@@ -12,6 +12,7 @@ from qimeng_tvm.intrin import IntrinFamily
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Value, Values
 from qimeng_tvm.schedule.estimate import gemm_cycles
 
+
 def round_up(value: int, unit: int) -> int:
     """Return the smallest multiple of ``unit`` that is >= ``value``."""
     return -(-value // unit) * unit
@@ -204,7 +205,7 @@ _NC = (16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, WHOLE)
 
 def _targets(candidates: tuple[int, ...], extent: int) -> tuple[int, ...]:
     """Candidates below the extent, and the whole of it."""
-    return tuple(c for c in candidates if c < extent) + (WHOLE,)
+    return (*(c for c in candidates if c < extent), WHOLE)
 
 
 #: Depths of a micro-kernel call that reads a few rows of B in place.
@@ -263,6 +264,11 @@ def default_values(
     """
     start = {name: values[0] for name, (values, _) in choices.items()}
     start |= {"kc": choices["kc"][0][-1], "mc": choices["mc"][0][-1], "nc": choices["nc"][0][-1], "unroll": 2}
+    # Several streams from memory need a shallow call and a narrow block together: no single step leads there.
+    shallow = {"kc": 16, "nc": 128}
+    starts: list[dict[str, Value]] = [{}]
+    if all(value in choices[name][0] for name, value in shallow.items()):
+        starts.append({**shallow, "order": "n"})
     best: dict[str, Value] = {}
     best_cost = float("inf")
 
@@ -276,10 +282,11 @@ def default_values(
             for pack_a in choices["pack_a"][0]:
                 for pack_b in choices["pack_b"][0]:
                     fixed = {"family": family.key, "micro_kernel": kernel, "pack_a": pack_a, "pack_b": pack_b}
-                    values = {**start, **fixed, "order": "m" if pack_a == "block" else "n"}
-                    here = _descend(values, cost, choices, ("kc", "nc", "mc", "inner_order", "order", "parallel"))
-                    if here[1] < best_cost:
-                        best, best_cost = here
+                    for first in starts:
+                        values = {**start, **fixed, "order": "m" if pack_a == "block" else "n", **first}
+                        here = _descend(values, cost, choices, ("kc", "nc", "mc", "inner_order", "order", "parallel"))
+                        if here[1] < best_cost:
+                            best, best_cost = here
     if not best:
         raise ScheduleError(f"no legal blocking for {info.m}x{info.n}x{info.k} with {families[0].key}")
     return best

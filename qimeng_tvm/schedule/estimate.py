@@ -22,6 +22,10 @@ WIDTH = {"float32": 4, "bfloat16": 2, "int32": 4, "int16": 2, "int8": 1, "uint8"
 _SHARE = 0.75
 #: Share by which a latency-bound tile falls behind what its accumulators allow.
 _SLACK = 1.08
+#: Bytes of a row of B beyond which a panel of it in place takes more of a cache than its size.
+_IN_PLACE = 256.0
+#: Rows of B that the prefetcher follows at once.
+_FEW_ROWS = 16
 #: Exponent of the soft maximum that models overlap of computing and streaming.
 _OVERLAP = 4.0
 
@@ -51,11 +55,15 @@ def footprint(info: BlockInfo, plan: GemmPlan) -> Footprint:
     """Return the bytes that one micro-kernel call, one block and the whole product touch."""
     a = WIDTH[plan.family.storage[0] if plan.pack_a != "none" else info.a_dtype]
     b = WIDTH[plan.family.storage[1] if plan.pack_b != "none" else info.b_dtype]
+    # Rows of B in place lie a whole row of B apart, in few cache sets and many pages.
+    # A few whole rows at a time are as many streams.
+    in_place = plan.pack_b == "none" and plan.kc > _FEW_ROWS
+    spread = max(1.0, info.n * b / _IN_PLACE) if in_place else 1.0
     return Footprint(
         a_panel=plan.mr * plan.kc * a,
-        b_panel=plan.nr * plan.kc * b,
+        b_panel=plan.nr * plan.kc * b * spread,
         a_block=plan.mc * plan.mr * plan.kc * a,
-        b_block=plan.nc * plan.nr * plan.kc * b,
+        b_block=plan.nc * plan.nr * plan.kc * b * spread,
         a_all=plan.padded_m * plan.padded_k * a,
         b_all=plan.padded_n * plan.padded_k * b,
     )
@@ -79,7 +87,7 @@ def gemm_cycles(info: BlockInfo, plan: GemmPlan, hardware: Hardware) -> float:
     # The panel of the outer micro-loop is reused at once; the other operand's block is swept past it.
     if plan.inner_order == "n":
         kept, swept, sweeps = f.b_panel, f.a_block, plan.nc
-        first = f.b_block / _rate(hardware, _revisit(info, plan, f, "b"))
+        first = f.b_block / (_rate(hardware, _revisit(info, plan, f, "b")) * _streams(plan, f, hardware))
     else:
         kept, swept, sweeps = f.a_panel, f.b_block, plan.mc
         first = f.a_block / _rate(hardware, _revisit(info, plan, f, "a"))
@@ -94,6 +102,13 @@ def gemm_cycles(info: BlockInfo, plan: GemmPlan, hardware: Hardware) -> float:
     work = blocks * (compute**_OVERLAP + stream**_OVERLAP) ** (1 / _OVERLAP)
     work += _packing(info, plan, hardware, f)
     return _shared_out(info, plan, hardware, work)
+
+
+def _streams(plan: GemmPlan, f: Footprint, hardware: Hardware) -> float:
+    """How much faster B comes from memory because its panels are read a short run at a time, in turns."""
+    in_turns = plan.k_blocks > 1 and 2 <= plan.nc <= 16 and plan.order == "n"
+    from_memory = _rate(hardware, f.b_all) == hardware.pipeline.stream[3]
+    return hardware.pipeline.overlap if in_turns and from_memory and f.b_panel <= hardware.pipeline.run else 1.0
 
 
 def _revisit(info: BlockInfo, plan: GemmPlan, f: Footprint, operand: str) -> float:

@@ -72,9 +72,14 @@ def copy_block(sch: Schedule, anchor: SBlockRV, operand: Operand) -> SBlockRV | 
     return None
 
 
-def pack(sch: Schedule, anchor: SBlockRV, operand: Operand, index_map: Any, store: str) -> SBlockRV:
-    """Make (or take over) the copy of an operand and give it the panel layout; return the copying block."""
-    block = copy_block(sch, anchor, operand)
+def pack(
+    sch: Schedule, anchor: SBlockRV, operand: Operand, index_map: Any, store: str, *, separate: bool = False
+) -> SBlockRV:
+    """Make (or take over) the copy of an operand and give it the panel layout; return the copying block.
+
+    With ``separate``, a copy that padding made stays before it: an intrinsic can only replace a plain copy.
+    """
+    block = None if separate else copy_block(sch, anchor, operand)
     if block is None:
         block = sch.cache_read(anchor, operand.read_index, "global")
     if store != str(_source(sch, anchor, operand).dtype):
@@ -107,20 +112,6 @@ def vectorize_inner(sch: Schedule, block: SBlockRV, lanes: int, unroll: int = 0)
     if unroll:
         for outer in sch.get_loops(block)[-1 - unroll : -1]:
             sch.unroll(outer)
-
-
-def vectorize_copy(sch: Schedule, block: SBlockRV, lanes: int) -> None:
-    """Vectorize a copy whose innermost loop runs along contiguous memory on both sides."""
-    loop = sch.get_loops(block)[-1]
-    extent = int(sch.get(loop).extent)
-    if extent > lanes:
-        sch.vectorize(sch.split(loop, [None, lanes])[1])
-    else:
-        sch.vectorize(loop)
-
-
-def interleave_copy(sch, block, info, plan):
-    loops = sch.get_loops(block)
 
 
 def tensorize(sch: Schedule, loop: LoopRV, name: str) -> None:

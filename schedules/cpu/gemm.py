@@ -23,7 +23,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily, families_for
-from qimeng_tvm.schedule import BlockInfo, Choose, ScheduleRule, SearchSpace, blocking, steps
+from qimeng_tvm.schedule import BlockInfo, Choose, ScheduleRule, SearchSpace, blocking, packing, steps
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,12 @@ class PackedGemm(ScheduleRule):
                 if plan.a_panel
                 else steps.row_panels(parts.a.axes, plan.mr, plan.kc)
             )
-            a_copy = steps.pack(sch, block, parts.a, to_panels, family.storage[0])
+            shuffled = packing.needs_shuffles(family.k_pack, transposed=False) and plan.a_panel
+            a_copy = steps.pack(sch, block, parts.a, to_panels, family.storage[0], separate=shuffled)
         if plan.pack_b != "none":
             to_panels = steps.k_panels(parts.b.axes, "n", plan.nr, family.k_pack)
-            b_copy = steps.pack(sch, block, parts.b, to_panels, family.storage[1])
+            shuffled = packing.needs_shuffles(family.k_pack, info.transpose_b) and plan.pack_b != "constant"
+            b_copy = steps.pack(sch, block, parts.b, to_panels, family.storage[1], separate=shuffled)
         out = steps.write_back(sch, block, make=plan.c_local, scope="local")
         nest = self._tile(sch, block, parts.loops, plan)
         if out is not None:
@@ -100,6 +102,9 @@ class PackedGemm(ScheduleRule):
         if plan.threads > 1:
             block_loop = sch.fuse(*shared) if len(shared) > 1 else shared[0]
             sch.parallel(block_loop)
+        if plan.c_local:
+            # Only the last panel of columns needs its stores checked. Rows are checked one by one, which is cheap.
+            packing.peel(sch, jr if plan.nc > 1 or plan.threads > 1 else jc)
         # A micro-tile of one row has no loop over rows to replace.
         return Nest(block_loop, pc, inner[1], i if plan.mr > 1 else j)
 
@@ -113,9 +118,11 @@ class PackedGemm(ScheduleRule):
         else:
             loops = sch.get_loops(block)
             assert nest.pc is not None
-            at = [i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(nest.pc))][0]
+            at = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(nest.pc)))
             sch.reverse_compute_at(out, loops[at - 1])
         steps.vectorize_inner(sch, out, plan.family.lanes, unroll=2 if plan.c_local else 0)
+        if not plan.c_local:
+            packing.peel(sch, sch.get_loops(out)[-2])
 
     def _place_packing(
         self,
@@ -129,17 +136,20 @@ class PackedGemm(ScheduleRule):
         """Pack at compile time, once per call, or once per block just before use."""
         if a_copy is not None:
             if plan.pack_a == "block":
-                sch.compute_at(a_copy, nest.block)
-            steps.vectorize_copy(sch, a_copy, plan.family.lanes)
-            if plan.pack_a == "whole" and plan.threads > 1:
-                sch.parallel(sch.get_loops(a_copy)[0])
+                sch.compute_at(a_copy, nest.block, preserve_unit_loops=True)
+            share = plan.pack_a == "whole" and plan.threads > 1
+            if plan.a_panel:
+                packing.pack_panels(sch, a_copy, plan.mr, k_pack=plan.family.k_pack, transposed=False, parallel=share)
+            else:
+                packing.pack_rows(sch, a_copy, plan.kc, transposed=info.transpose_a, parallel=share)
         if b_copy is None:
             return
         if plan.pack_b == "constant":
             sch.annotate(b_copy, steps.PREPACK, True)
             return
         if plan.pack_b == "block":
-            sch.compute_at(b_copy, nest.block)
-        steps.interleave_copy(sch, b_copy, info, plan)
-        if plan.pack_b == "whole" and plan.threads > 1:
-            sch.parallel(sch.get_loops(b_copy)[0])
+            sch.compute_at(b_copy, nest.block, preserve_unit_loops=True)
+        share = plan.pack_b == "whole" and plan.threads > 1
+        packing.pack_panels(
+            sch, b_copy, plan.nr, k_pack=plan.family.k_pack, transposed=info.transpose_b, parallel=share
+        )

@@ -11,10 +11,11 @@ author: hand
 
 from __future__ import annotations
 
+from qimeng_tvm.schedules.cpu.gemm import PackedGemm
+
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily, families_for
 from qimeng_tvm.schedule import BlockInfo, SearchSpace, blocking
-from qimeng_tvm.schedules.cpu.gemm import PackedGemm
 
 #: Rows from which re-reading B from a cache is cheaper than holding all of C's rows.
 MAX_ROWS = 8

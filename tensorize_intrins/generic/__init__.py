@@ -1,0 +1,1 @@
+"""Intrinsics for any CPU: LLVM picks the instructions."""

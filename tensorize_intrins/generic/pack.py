@@ -39,9 +39,7 @@ def _widen(vector: Any, source: str, target: str, lanes: int) -> Any:
 
 def _zip(a: Any, b: Any, lanes: int, group: int) -> Any:
     """Interleave two vectors of ``lanes`` elements in groups of ``group`` elements."""
-    order = [
-        which * lanes + at * group + e for at in range(lanes // group) for which in range(2) for e in range(group)
-    ]
+    order = [which * lanes + at * group + e for at in range(lanes // group) for which in range(2) for e in range(group)]
     return tirx.Shuffle([a, b], order)
 
 

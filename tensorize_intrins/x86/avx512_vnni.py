@@ -15,6 +15,15 @@ from qimeng_tvm.intrin import GemmShape, intrin_family
 from qimeng_tvm.intrin.dot import dot_gemm
 
 LANES = 16
+SIGN_BITS = "qimeng_sign_bits_512"
+# Opaque to LLVM, which would otherwise flip the sign bits word by word before the broadcast, and loops forever on
+# the 512-bit form (LLVM 22).
+LLVM = f"""
+define <{LANES} x i32> @{SIGN_BITS}() alwaysinline {{
+  %r = call <{LANES} x i32> asm "", "=v,0"(<{LANES} x i32> splat (i32 -2139062144)) nounwind willreturn memory(none)
+  ret <{LANES} x i32> %r
+}}
+"""
 
 
 def _dot(acc: Any, a: Any, b: Any) -> Any:
@@ -51,11 +60,13 @@ def gemm_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.Pr
     dtypes=("int8", "int8", "int32"),
     lanes=LANES,
     registers=32,
-    scratch=1,
+    # The vector of sign bits, and one to spare: with all 32 in use LLVM spills for some CPUs (8x3).
+    scratch=2,
     scratch_columns=1,
     k_pack=4,
     mnemonics=("vpdpbusd",),
 )
 def gemm_s8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """s8 x s8: C[mr, nv*16] += A[mr, kc] @ B[kc, nv*16], k in fours, A made unsigned in registers."""
-    return dot_gemm(_shape("int8", mr, nv, kc, c_local), LANES, ku, _dot, unsigned_a=True)
+    flip = tirx.call_extern(f"int32x{LANES}", SIGN_BITS)
+    return dot_gemm(_shape("int8", mr, nv, kc, c_local), LANES, ku, _dot, llvm=LLVM, flip=flip)

@@ -1,0 +1,301 @@
+"""``tune``: measure candidates of a rule's space through MetaSchedule, and resume where it was stopped."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import tvm
+from tvm.s_tir import meta_schedule as ms
+
+from qimeng_tvm.check.worker import Limits as WorkerLimits
+from qimeng_tvm.check.worker import Worker
+from qimeng_tvm.errors import CheckError, QimengError, SearchError
+from qimeng_tvm.hardware import Hardware
+from qimeng_tvm.hardware.host import host
+from qimeng_tvm.schedule.apply import Task, build_schedule
+from qimeng_tvm.schedule.contract import Value
+from qimeng_tvm.search.context import interrupts, log_to, tune_context
+from qimeng_tvm.search.cost import TaskModels
+from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Limits, WorkerBuilder, WorkerRunner
+from qimeng_tvm.search.records import Record, RecordDatabase, workload_key
+from qimeng_tvm.search.session import Progress, Session, TaskState, Trial, new_state
+from qimeng_tvm.search.strategy import NAME
+from qimeng_tvm.search.traces import TraceWriter
+
+#: Trials between two looks at the cost model (and the scheduler's choice of a task).
+PER_BATCH = 8
+#: Of each task, the fastest are timed once more at the end.
+FINALISTS = 3
+LOG = "tune.log"
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What tuning found for one task.
+
+    Attributes
+    ----------
+    task : Task
+        What was tuned.
+    values : Mapping[str, int or str]
+        The fastest decisions measured; the analytic ones when nothing was.
+    record : Record or None
+        Where they come from.
+    trials : int
+        Measured trials recorded for the task, those of earlier runs included.
+    measured, failed : int
+        Trials of this run; recorded trials (of any run) that gave no time.
+    """
+
+    task: Task
+    values: Mapping[str, Value]
+    record: Record | None
+    trials: int
+    measured: int
+    failed: int
+
+    @property
+    def gflops(self) -> float:
+        """Speed of the best; 0 when nothing was measured."""
+        return (self.record.gflops or 0.0) if self.record is not None else 0.0
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What :func:`tune` found.
+
+    Attributes
+    ----------
+    results : tuple of TaskResult
+        One a task, in the order given.
+    seconds : float
+        Wall time of this run.
+    stopped : str
+        Why it ended early; empty when it did not.
+    resume : str
+        What to do to go on; empty when there is nothing to do.
+    """
+
+    results: tuple[TaskResult, ...]
+    seconds: float
+    stopped: str = ""
+    resume: str = ""
+
+    @property
+    def values(self) -> Mapping[str, Value]:
+        """Decisions of the first task."""
+        return self.results[0].values
+
+    @property
+    def record(self) -> Record | None:
+        """Record of the first task."""
+        return self.results[0].record
+
+    @property
+    def trials(self) -> int:
+        """Measured trials behind the results, those of earlier runs included."""
+        return sum(r.trials for r in self.results)
+
+    @property
+    def measured(self) -> int:
+        """Trials of this run."""
+        return sum(r.measured for r in self.results)
+
+
+def tune(
+    tasks: Task | Sequence[Task],
+    trials: int,
+    database_dir: str | Path,
+    hardware: Hardware | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    time_limit: float | None = None,
+    *,
+    weights: Sequence[float] | None = None,
+    limits: Limits | None = None,
+) -> TuneResult:
+    """Measure decisions of the tasks' rules, and return the fastest of each.
+
+    Trials that the database already holds for a task (same machine, same versions) count, so the same call goes on
+    where an earlier one was stopped or killed.
+
+    Parameters
+    ----------
+    tasks : Task or sequence of Task
+        What to tune, all on this machine.
+    trials : int
+        Trials in all, over all tasks; 0 measures nothing and returns the analytic decisions.
+    database_dir : path
+        Folder of the tuning records.
+    hardware : Hardware, optional
+        The machine with its measured peaks (a time above the peak is rejected); the tasks' by default.
+    threads : int, optional
+        Must be the tasks' own when given.
+    seed : int
+        Of the search.
+    progress : callable, optional
+        ``progress(done, total, best GFLOP/s, seconds left)`` after every trial; a :class:`TuneBar` is one.
+    time_limit : float, optional
+        Start no trial after so many seconds.
+    weights : sequence of float, optional
+        How often each task runs, for the choice of what to tune next.
+    limits : Limits, optional
+        Timeouts of one candidate.
+
+    Raises
+    ------
+    SearchError
+        If the tasks are not for this machine, or MetaSchedule fails.
+    RecordError
+        If the database is damaged, of another version, locked or cannot be written.
+    """
+    listed = [tasks] if isinstance(tasks, Task) else list(tasks)
+    machine = _machine(listed, hardware, threads, trials)
+    start = time.monotonic()
+    if trials == 0:
+        untouched = tuple(TaskResult(t, t.space.defaults(), None, 0, 0, 0) for t in listed)
+        return TuneResult(untouched, time.monotonic() - start)
+    folder = Path(database_dir)
+    database = RecordDatabase(folder)
+    database.repair()
+    # Operators that occur several times are tuned once, with the sum of their weights.
+    keys = [workload_key(t.func, t.info.threads) for t in listed]
+    shares: dict[str, float] = {}
+    for key, weight in zip(keys, weights or [1.0] * len(listed), strict=True):
+        shares[key] = shares.get(key, 0.0) + weight
+    states = {
+        key: new_state(listed[keys.index(key)], seed + i, database.of_task(listed[keys.index(key)]))
+        for i, key in enumerate(shares)
+    }
+    # A task that has had more than its share does not use up that of the others.
+    share = math.ceil(trials / len(states))
+    session = Session(
+        database,
+        list(states.values()),
+        total=trials,
+        done=min(trials, sum(min(s.recorded, share) for s in states.values())),
+        stamp=_stamp(seed),
+        progress=progress,
+        deadline=None if time_limit is None else start + time_limit,
+    )
+    if session.room:
+        _search(session, machine, list(shares.values()), limits or Limits())
+    results = {key: _result(state, database) for key, state in states.items()}
+    resume = ""
+    if session.reason:
+        resume = f"{session.done} of {trials} trials are in {folder}; the same command goes on from there"
+    return TuneResult(tuple(results[k] for k in keys), time.monotonic() - start, session.reason, resume)
+
+
+def _machine(tasks: Sequence[Task], hardware: Hardware | None, threads: int | None, trials: int) -> Hardware:
+    if not tasks:
+        raise SearchError("nothing to tune: no task was given")
+    if trials < 0:
+        raise SearchError(f"{trials} trials asked for; 0 or more are needed")
+    machine = hardware or tasks[0].hardware
+    for task in tasks:
+        if task.hardware.fingerprint != machine.fingerprint:
+            raise SearchError(
+                f"task {task.info.name!r} is for {task.hardware.name}, not for {machine.name}: tune it there"
+            )
+        if threads is not None and task.info.threads != threads:
+            raise SearchError(
+                f"task {task.info.name!r} is for {task.info.threads} threads, not {threads}: make it anew"
+            )
+    if trials and machine.fingerprint != host().fingerprint:
+        raise SearchError(f"{machine.name} is not this machine, and candidates are measured here: use Hardware.host()")
+    return machine
+
+
+def _stamp(seed: int) -> Record:
+    try:
+        version = metadata.version("qimeng-tvm")
+    except metadata.PackageNotFoundError:
+        version = "0"
+    return Record("", "", "", {}, seed=seed, strategy=NAME, tvm=str(tvm.__version__), qimeng=version)
+
+
+def _result(state: TaskState, database: RecordDatabase) -> TaskResult:
+    record = database.best(state.task, verified_only=False)
+    values = dict(state.default if record is None else record.decisions)
+    return TaskResult(state.task, values, record, state.recorded + state.measured, state.measured, state.failed)
+
+
+def _search(session: Session, machine: Hardware, weights: Sequence[float], limits: Limits) -> None:
+    states, folder = session.tasks, session.database.folder
+    peaks = {d: machine.peak(d, states[0].task.info.threads) for d in machine.peaks}
+    memory = WorkerLimits(memory_bytes=max(8 * _GIB, machine.memory_bytes // 2))
+    traces = TraceWriter()
+    try:
+        with log_to(folder / LOG), interrupts(session), Worker(memory, preload=(WORKER_MODULE,)) as worker:
+            # It imports TVM while the first schedules are built.
+            threading.Thread(target=_start, args=(worker, session), daemon=True).start()
+            bench = Bench(worker, limits, peaks)
+            session.tell(states[0])
+            ms.tune_tasks(
+                tasks=[tune_context(state, session) for state in states],
+                task_weights=list(weights),
+                work_dir=str(folder),
+                max_trials_global=session.room,
+                num_trials_per_iter=max(1, min(PER_BATCH, session.room // len(states))),
+                builder=WorkerBuilder(bench, session),
+                runner=WorkerRunner(bench, session, traces),
+                database=traces.database,
+                cost_model=TaskModels(session.find),
+                measure_callbacks=[ms.measure_callback.UpdateCostModel()],
+                task_scheduler="gradient",
+            )
+            for state in states:
+                _measure_again(state, bench, session)
+    except QimengError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        if session.error is not None:
+            raise session.error from None
+        raise SearchError(
+            f"MetaSchedule failed after {session.done} trials ({str(error).strip().splitlines()[-1][:200]}): "
+            f"see {folder / LOG}; what was measured is kept"
+        ) from error
+    finally:
+        traces.close()
+
+
+def _measure_again(state: TaskState, bench: Bench, session: Session) -> None:
+    """Time the finalists once more, one after another, and keep each one's better time.
+
+    What else the machine does only ever adds time, so that a first measurement may have been unlucky.
+    """
+    if not state.measured:
+        return
+    timed = [r for r in session.database.of_task(state.task) if r.status == "ok" and r.seconds_min is not None]
+    for record in sorted(timed, key=lambda r: r.seconds_min or math.inf)[:FINALISTS]:
+        if session.stopping or set(record.decisions) != set(state.default):
+            continue
+        schedule = build_schedule(state.task, record.decisions)
+        trial = Trial(
+            f"{state.workload}/{record.schedule}", state, record.decisions, schedule, record.schedule, "again"
+        )
+        found = bench.measure(trial)
+        if found.seconds_min is not None and found.seconds_min < (record.seconds_min or math.inf):
+            better = replace(
+                record, seconds_min=found.seconds_min, seconds_median=found.seconds_median, gflops=found.gflops
+            )
+            session.database.append(better)
+            state.learn(better)
+        elif found.status == "numbers":
+            session.database.mark_failed(record, found.error)
+
+
+def _start(worker: Worker, session: Session) -> None:
+    try:
+        worker.start()
+    except CheckError as error:
+        session.stop(str(error))
