@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 #: Measured trials when neither the line nor the caller says.
 DEFAULT_TRIALS = 32
 #: Libraries that ``run`` compares with (the rest only in ``qimeng bench``, where time is no matter).
-RUN_PEERS = ("numpy_openblas", "onednn")
+RUN_PEERS = ("numpy_openblas", "onednn", "mkl", "onnxruntime")
 
 Progress = Callable[[str], None]
 

@@ -61,8 +61,8 @@ def make_inputs(request: Request, seed: int, kind: str = "normal") -> dict[str, 
     seed : int
         Same seed, same inputs.
     kind : str
-        ``"normal"``: mean away from zero. ``"extreme"``: floats of magnitudes 2^-30 to 2^30, zeros among them; integers
-        at the ends of their range, equal in pairs along k (what saturates a 16-bit intermediate sum).
+        ``"normal"``: mean away from zero. ``"extreme"``: floats of magnitudes 2^-35 to 2^35, whole rows of A and columns
+        of B small or large (so that results are, too), zeros among them; integers at the ends of their range, equal in pairs along k (what saturates a 16-bit intermediate sum).
         ``"ones"``: all ones. ``"small"``: integers of -3..3 (0..3 unsigned), for which float32 is exact.
 
     Raises
@@ -91,7 +91,12 @@ def _operand(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, kind:
     if kind == "small":
         return rng.integers(0 if dtype == "uint8" else -3, 4, size=shape, dtype=np.int8).astype(target)
     if not integer:
-        return _floats(rng, shape, kind).astype(target)
+        values = _floats(rng, shape, kind, 10)
+        if kind == "extreme":
+            lines = list(shape)
+            lines[k_axis] = 1
+            values = np.ldexp(values, rng.integers(-25, 26, size=lines, dtype=np.int32))
+        return values.astype(target)
     low, high = (0, 255) if dtype == "uint8" else (-128, 127)
     if kind == "normal":
         return rng.integers(low + 16, high + 1, size=shape, dtype=target)
@@ -107,7 +112,7 @@ def _bias(rng: np.random.Generator, request: Request, kind: str) -> Array:
     if kind == "ones":
         return np.ones(n, request.acc_dtype)
     if request.acc_dtype == "float32":
-        return rng.integers(-3, 4, size=n).astype("float32") if kind == "small" else _floats(rng, (n,), kind)
+        return rng.integers(-3, 4, size=n).astype("float32") if kind == "small" else _floats(rng, (n,), kind, 30)
     # Signed overflow is undefined in generated code: bias and the largest product stay within int32.
     room = max(2**31 - 1 - k * 255 * 128, 0)
     if kind == "extreme":
@@ -116,10 +121,10 @@ def _bias(rng: np.random.Generator, request: Request, kind: str) -> Array:
     return rng.integers(-limit, limit + 1, size=n, dtype=np.int32)
 
 
-def _floats(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> NDArray[np.float32]:
+def _floats(rng: np.random.Generator, shape: tuple[int, ...], kind: str, exponent: int) -> NDArray[np.float32]:
     values = rng.standard_normal(shape, dtype=np.float32)
     if kind == "extreme":
-        exponents = rng.integers(-30, 31, size=shape, dtype=np.int32)
+        exponents = rng.integers(-exponent, exponent + 1, size=shape, dtype=np.int32)
         exponents[rng.random(shape, dtype=np.float32) < 0.05] = -1000  # a zero
         return np.ldexp(values, exponents)
     values += np.float32(0.4)

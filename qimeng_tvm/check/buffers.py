@@ -2,7 +2,7 @@
 
 Layout of one allocation, ``place="end"`` (``"start"`` is its mirror image)::
 
-    | guard page |  canary ...  | data | canary, < 64 bytes | guard page |
+    | guard pages |  canary ...  | data | canary, < 64 bytes | guard pages |
 
 A guard page cannot be read or written: touching it ends the process with SIGSEGV (so run such calls in a worker).
 TVM 0.27 compiles for ``data`` aligned to 64 bytes *without checking it at run time*: aligned vector moves crash on
@@ -31,6 +31,8 @@ Array = npt.NDArray[Any]
 #: What TVM compiles for (``kAllocAlignment`` of its runtime).
 ALIGNMENT = 64
 PAGE = mmap.PAGESIZE
+#: Bytes of guard pages on either side (address space, no memory): a row too far must not jump over them.
+GUARD = 1 << 20
 _PROT_NONE = 0
 
 # Two poisons per dtype: what equals the first after one run and the second after another was never written. The
@@ -114,20 +116,20 @@ class GuardedArray:
         self.nbytes = span * item
         # At least one page of canary on the far side.
         inner = -(-(self.nbytes + misalign + ALIGNMENT) // PAGE) * PAGE + PAGE
-        self._map = mmap.mmap(-1, inner + 2 * PAGE)
+        self._map = mmap.mmap(-1, inner + 2 * GUARD)
         self._memory = np.frombuffer(self._map, dtype=np.uint8)
         base = self._memory.ctypes.data
-        self._inner = self._memory[PAGE : PAGE + inner]
+        self._inner = self._memory[GUARD : GUARD + inner]
         if place == "end":
             self._start = (inner - self.nbytes - misalign) // ALIGNMENT * ALIGNMENT + misalign
         else:
             self._start = misalign
         self.place = place
         #: Address of the first element.
-        self.address = base + PAGE + self._start
+        self.address = base + GUARD + self._start
         libc = ctypes.CDLL(None, use_errno=True)
-        for guard in (base, base + PAGE + inner):
-            if libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), _PROT_NONE) != 0:
+        for guard in (base, base + GUARD + inner):
+            if libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(GUARD), _PROT_NONE) != 0:
                 raise CheckError(f"the system refuses a guard page (errno {ctypes.get_errno()})")
         flat = self._inner[self._start : self._start + self.nbytes].view(numpy_dtype(dtype))
         #: The array itself (a view; may be strided).

@@ -1,7 +1,8 @@
 """Compare what an operator computes with what it should, so that the usual ways to fool a checker do not.
 
 Every case is run twice, in memory that differs in everything but the inputs: other addresses, the other guard page,
-other canaries, other leftovers in the outputs. What a right function computes is the same bit for bit.
+other canaries, other leftovers in the outputs. What a right function computes is the same bit for bit. Before the first
+of the two, the function is called on the same addresses with other contents: what it keeps from that call is stale.
 """
 
 from __future__ import annotations
@@ -144,7 +145,15 @@ class _Run:
     poison: int
 
 
-def _run(func: Callable[..., Any], arguments: Sequence[Argument], case: Case, number: int, poison: int) -> _Run:
+def _run(
+    func: Callable[..., Any],
+    arguments: Sequence[Argument],
+    case: Case,
+    number: int,
+    poison: int,
+    rehearse: bool = False,
+) -> _Run:
+    """Call the function in fresh buffers; ``rehearse`` calls it there with other contents (flipped) beforehand."""
     place: Place = "start" if number else "end"
     inputs = iter(case.inputs)
     buffers, originals = [], {}
@@ -159,12 +168,22 @@ def _run(func: Callable[..., Any], arguments: Sequence[Argument], case: Case, nu
         buffers.append(buffer)
     # If the process dies, this line is in the worker's message.
     print(f"case {case.label!r}: every buffer lies against the guard page at its {place}", file=sys.stderr, flush=True)
-    func(*(b.tensor(offset=a.misalign > 0) for a, b in zip(arguments, buffers, strict=True)))
+    tensors = [b.tensor(offset=a.misalign > 0) for a, b in zip(arguments, buffers, strict=True)]
+    if rehearse:
+        for i, original in originals.items():
+            buffers[i].fill(np.flip(original))
+        func(*tensors)
+        for i, buffer in enumerate(buffers):
+            if i in originals:
+                buffer.fill(originals[i])
+            else:
+                buffer.poison(poison)
+    func(*tensors)
     return _Run(buffers, originals, poison)
 
 
 def _check_case(func: Callable[..., Any], arguments: Sequence[Argument], case: Case, compare: Compare) -> NumbersReport:
-    first = _run(func, arguments, case, 0, 0)
+    first = _run(func, arguments, case, 0, 0, rehearse=True)
     second = _run(func, arguments, case, 1, 1)
     for run in (first, second):
         damage = _damage(arguments, case, run)

@@ -140,6 +140,8 @@ def clean_environment(folder: Path, extra: Mapping[str, str] | None = None) -> d
     keep = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CONDA_PREFIX")
     env = {name: os.environ[name] for name in keep if name in os.environ}
     env.update({name: str(folder) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")})
+    # Memory from malloc comes filled with 0xfe: what is read before it is written is not a zero by luck.
+    env["MALLOC_PERTURB_"] = "1"
     env["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     for name, value in (extra or {}).items():
         if _SECRET.search(name):

@@ -43,11 +43,10 @@ def list_families(
         typer.echo(json.dumps(rows))
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("family", "dtypes", "lanes", "P", "requires", "parameters", machine.name):
-        table.add_column(column)
+    for column in ("family", "dtypes", "lanes", "P", "requires", "parameters", "runs here"):
+        table.add_column(column, no_wrap=column == "family")
     for row in rows:
-        a, b, acc = row["dtypes"]
-        cells = (row["key"], f"{a} x {b} -> {acc}", row["lanes"], row["k_pack"], " ".join(row["requires"]))
+        cells = (row["key"], _dtypes(row), row["lanes"], row["k_pack"], " ".join(row["requires"]))
         table.add_row(*map(str, cells), " ".join(row["parameters"]), "yes" if row["runs_here"] else "no")
     Console(highlight=False).print(table)
 
@@ -85,7 +84,7 @@ def audit(
 
     machine = host()
     wanted = [family(key)] if key != "all" else [
-        f for f in families().values() if f.isa in (machine.isa, "generic") and machine.has(*f.requires)
+        f for f in families().values() if f.isa == machine.isa and machine.has(*f.requires)
     ]  # fmt: skip
     reports = []
     with Worker(preload=("tvm",)) as worker:
@@ -96,12 +95,21 @@ def audit(
     else:
         table = Table(box=None, pad_edge=False)
         for column in ("intrinsic", "numbers", "instructions", "spills", "problem"):
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for r in reports:
             table.add_row(r.name, r.numbers.kind, *_code_cells(r), r.problem)
         Console(highlight=False).print(table)
     if any(not r.ok for r in reports):
         raise typer.Exit(1)
+
+
+_SHORT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int32": "s32", "int16": "s16", "int8": "s8"}
+
+
+def _dtypes(row: dict[str, Any]) -> str:
+    """Operand and accumulator types, as people write them; a packing family has a source and a target."""
+    a, b, acc = (_SHORT.get(d, d.replace("uint", "u")) for d in row["dtypes"])
+    return f"{a} -> {acc}" if row["key"].startswith("generic.pack") else f"{a} x {b} -> {acc}"
 
 
 def _code_cells(report: FamilyReport) -> tuple[str, str]:

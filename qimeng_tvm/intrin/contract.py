@@ -76,7 +76,10 @@ class IntrinFamily:
 
     def fits(self, mr: int, nv: int) -> bool:
         """Tell whether a micro-kernel of mr rows by nv vectors keeps everything in registers."""
-        return mr * nv + min(mr, nv) + 1 + self.scratch + nv * self.scratch_columns <= self.registers
+        # With more vectors than rows LLVM keeps one more vector of B in flight (seen as spills in the inner loop).
+        streamed = 1 if nv > mr > 1 else 0
+        needed = mr * nv + min(mr, nv) + 1 + streamed + self.scratch + nv * self.scratch_columns
+        return needed <= self.registers
 
     def intrin_name(self, **parameters: int) -> str:
         """Return the canonical registered name, e.g. ``qimeng.x86.avx512_bf16.gemm.8x3x256@2``."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tvm import tirx
@@ -123,6 +124,7 @@ def load(buffer: tirx.Buffer, index: Sequence[Any]) -> Any:
     return tirx.BufferLoad(buffer, list(index))
 
 
+@cache
 def gemm_desc(shape: GemmShape) -> tirx.PrimFunc:
     """Return C[mr, nr] += A[mr, kc] @ B[kc, nr] as plain loops over the operands' layouts."""
     s = shape

@@ -172,6 +172,10 @@ class ScheduleRule(ABC):
     def space(self, block: BlockInfo, hardware: Hardware) -> SearchSpace:
         """Return the named decisions with analytic defaults."""
 
+    def estimate(self, values: Values, info: BlockInfo, hardware: Hardware) -> float:
+        """Return a cost of legal decisions, lower is better, that a search may start from; 0 says nothing."""
+        return 0.0
+
     @abstractmethod
     def apply(self, sch: Schedule, block: SBlockRV, choose: Choose, info: BlockInfo, hardware: Hardware) -> None:
         """Transform the schedule. Ask ``choose`` for every decision, never who decides."""

@@ -109,7 +109,9 @@ def vectorize_inner(sch: Schedule, block: SBlockRV, lanes: int, unroll: int = 0)
     if lanes > 1:
         _, inner = sch.split(loop, [None, lanes])
         sch.vectorize(inner)
-    if unroll:
+    else:
+        unroll -= 1  # one loop fewer below the caller's
+    if unroll > 0:
         for outer in sch.get_loops(block)[-1 - unroll : -1]:
             sch.unroll(outer)
 

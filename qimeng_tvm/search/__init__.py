@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qimeng_tvm.search.progress import TuneBar
     from qimeng_tvm.search.records import Record, RecordDatabase, workload_key
     from qimeng_tvm.search.session import Progress
-    from qimeng_tvm.search.tune import TaskResult, TuneResult, tune
+    from qimeng_tvm.search.tuning import TaskResult, TuneResult, tune
 
 __all__ = [
     "Limits",
@@ -32,10 +32,10 @@ _HOMES = {
     "Progress": "session",
     "Record": "records",
     "RecordDatabase": "records",
-    "TaskResult": "tune",
+    "TaskResult": "tuning",
     "TuneBar": "progress",
-    "TuneResult": "tune",
-    "tune": "tune",
+    "TuneResult": "tuning",
+    "tune": "tuning",
     "workload_key": "records",
 }
 
@@ -44,6 +44,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    # Importing a submodule binds its own name here, and one of them is called as its function.
     globals()[name] = value
     return value

@@ -23,7 +23,8 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily, families_for
-from qimeng_tvm.schedule import BlockInfo, Choose, ScheduleRule, SearchSpace, blocking, packing, steps
+from qimeng_tvm.schedule import BlockInfo, Choose, ScheduleRule, SearchSpace, Values, blocking, packing, steps
+from qimeng_tvm.schedule.estimate import gemm_cycles
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class PackedGemm(ScheduleRule):
     def space(self, block: BlockInfo, hardware: Hardware) -> SearchSpace:
         """Decisions: micro_kernel, kc, mc, nc, order, inner_order, pack_a, pack_b, unroll."""
         return blocking.gemm_space(block, hardware, self.families(block, hardware))
+
+    def estimate(self, values: Values, info: BlockInfo, hardware: Hardware) -> float:
+        """Return estimated cycles of legal decisions."""
+        return gemm_cycles(info, blocking.gemm_plan(info, self.families(info, hardware), values.__getitem__), hardware)
 
     def apply(self, sch: Schedule, block: SBlockRV, choose: Choose, info: BlockInfo, hardware: Hardware) -> None:
         """Tile, pack, fuse the epilogue and tensorize."""
@@ -113,13 +118,13 @@ class PackedGemm(ScheduleRule):
     ) -> None:
         """Write C (epilogue included) as soon as a tile, or a block of C when K is split, is complete."""
         if plan.c_local:
-            sch.reverse_compute_at(out, nest.tile)
+            sch.reverse_compute_at(out, nest.tile, preserve_unit_loops=True)
             sch.set_scope(block, 0, "local")
         else:
             loops = sch.get_loops(block)
             assert nest.pc is not None
             at = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(nest.pc)))
-            sch.reverse_compute_at(out, loops[at - 1])
+            sch.reverse_compute_at(out, loops[at - 1], preserve_unit_loops=True)
         steps.vectorize_inner(sch, out, plan.family.lanes, unroll=2 if plan.c_local else 0)
         if not plan.c_local:
             packing.peel(sch, sch.get_loops(out)[-2])

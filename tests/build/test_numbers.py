@@ -244,7 +244,16 @@ def test_result_cached_by_its_first_call() -> None:
         b[:] = kept[0]
 
     report = check(cached)
-    assert report.kind == "wrong" and report.case == "ramp"
+    assert report.kind == "wrong" and report.case == "random"
+
+
+def test_result_cached_by_the_address_of_an_input() -> None:
+    kept: dict[int, Any] = {}
+
+    def cached(a: Any, b: Any) -> None:
+        b[:] = kept.setdefault(a.ctypes.data, a * 2)
+
+    assert check(cached).kind == "wrong"
 
 
 def test_nan_where_a_number_belongs_and_the_reverse() -> None:

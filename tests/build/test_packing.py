@@ -182,6 +182,20 @@ def test_products_with_odd_shapes(line: str, threads: int, wanted: dict[str, Any
     assert found.ok, str(found)
 
 
+def test_a_single_column_written_by_a_single_row() -> None:
+    """Both loops of the write-back have extent one: no loop of the tiles may be vectorised in their place."""
+    task = task_of("f32 gemm 16x1x65")
+    kernels = next(d.candidates for d in task.space.decisions if d.name == "micro_kernel")
+    kernel = next((k for k in kernels if str(k).startswith("1x")), None)
+    if kernel is None:
+        pytest.skip("no micro-kernel of one row on this machine")
+    sch = build_schedule(task, decide(task, micro_kernel=kernel, inner_order="n", pack_b="whole", pack_a="whole"))
+    anchors = [b for b in ("matmul_update_o", "matmul_o") if f'T.sblock("{b}")' in sch.mod["main"].script()]
+    kinds = {str(sch.get(loop).kind) for loop in sch.get_loops(sch.get_sblock(anchors[0]))}
+    vectorized = str(int(tirx.ForKind.VECTORIZED))
+    assert vectorized not in kinds
+
+
 @pytest.mark.parametrize("line", ["f32 gemm 33x71x64 NT", "bf16 gemm 33x71x63", "u8s8 gemm 33x72x64"])
 def test_the_trace_replays_from_json(line: str) -> None:
     task = task_of(line, 2)

@@ -62,5 +62,5 @@ def test_the_widest_family_with_the_features_comes_first():
 
 def test_register_pressure():
     one = family("x86.avx2_f32.gemm")
-    assert one.fits(6, 2) and one.fits(4, 3) and one.fits(3, 4)
-    assert not one.fits(7, 2) and not one.fits(4, 4)
+    assert one.fits(6, 2) and one.fits(4, 3) and one.fits(2, 6) and one.fits(1, 8)
+    assert not one.fits(7, 2) and not one.fits(4, 4) and not one.fits(3, 4)
