@@ -42,6 +42,8 @@ class Qimeng:
 
     def available(self) -> str | None:
         """See :class:`qimeng_tvm.bench.systems.System`."""
+        # TVM's pool keeps the size of its first use: make it before a case pins this process to fewer cores.
+        configure_threads(self.hardware.cores)
         return None
 
     def prepare(self, request: Request, inputs: Inputs, threads: int) -> Variant | Refusal:

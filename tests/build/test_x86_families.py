@@ -32,14 +32,14 @@ WORDS = {"float32": "f32", "bfloat16": "bf16", "uint8": "u8s8", "int8": "s8s8"}
 KERNELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "x86.avx2_f32.gemm": (("haswell", "znver3"), ("6x2", "4x3")),
     "x86.avx2_bf16.gemm": (("haswell",), ("5x2",)),
-    "x86.avx2_int8.gemm_u8s8": (("haswell",), ("6x2", "3x3")),
-    "x86.avx2_int8.gemm_s8s8": (("haswell",), ("6x2", "3x3")),
+    "x86.avx2_int8.gemm_u8s8": (("haswell",), ("6x2",)),
+    "x86.avx2_int8.gemm_s8s8": (("haswell",), ("6x2",)),
     "x86.avx2_int8.gemv_u8s8": (("haswell",), ("4x2",)),
     "x86.avx2_int8.gemv_s8s8": (("haswell",), ("4x2",)),
-    "x86.avx512_f32.gemm": (("znver5", "skylake-avx512"), ("8x3", "14x2", "5x5", "3x9")),
+    "x86.avx512_f32.gemm": (("znver5", "skylake-avx512"), ("14x2", "5x5", "3x9")),
     "x86.avx512_bf16.gemm": (("znver5", "cooperlake", "sapphirerapids"), ("8x3", "14x2")),
     "x86.avx512_vnni.gemm_u8s8": (("znver5", "cascadelake"), ("8x3", "3x9")),
-    "x86.avx512_vnni.gemm_s8s8": (("znver5", "cascadelake", "sapphirerapids"), ("12x2", "5x4", "2x9")),
+    "x86.avx512_vnni.gemm_s8s8": (("znver5", "cascadelake", "sapphirerapids"), ("12x2", "5x4")),
     "x86.avxvnni_int8.gemm_u8s8": (("alderlake",), ("6x2", "4x3")),
     "x86.avxvnni_int8.gemm_s8s8": (("alderlake",), ("5x2", "12x1")),
 }
