@@ -61,9 +61,10 @@ def make_inputs(request: Request, seed: int, kind: str = "normal") -> dict[str, 
     seed : int
         Same seed, same inputs.
     kind : str
-        ``"normal"``: mean away from zero. ``"extreme"``: floats of magnitudes 2^-35 to 2^35, whole rows of A and columns
-        of B small or large (so that results are, too), zeros among them; integers at the ends of their range, equal in pairs along k (what saturates a 16-bit intermediate sum).
-        ``"ones"``: all ones. ``"small"``: integers of -3..3 (0..3 unsigned), for which float32 is exact.
+        ``"normal"``: mean away from zero. ``"extreme"``: floats of magnitudes 2^-35 to 2^35, whole rows of A and
+        columns of B small or large (so that results are, too), zeros among them; integers at the ends of their
+        range, equal in pairs along k (what saturates a 16-bit intermediate sum). ``"ones"``: all ones.
+        ``"small"``: integers of -3..3 (0..3 unsigned), for which float32 is exact.
 
     Raises
     ------
