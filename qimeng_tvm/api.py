@@ -341,7 +341,7 @@ def _measure(
     if key is None or request.transpose_a or request.transpose_b or request.epilogue or not peers:
         return _time_alone(request, compiled, threads), ()
     case = make_case(request.m, request.n, request.k, batch=request.batch, dtype=key, constant_b=request.constant_b)
-    ours = CallableSystem(NAME, lambda _request, inputs, _threads: variant_of(compiled, inputs))
+    ours = CallableSystem(NAME, lambda _request, inputs, count: variant_of(compiled, inputs, count))
     result = bench_gemm([ours, *default_peers(peers)], [case], (threads,), hardware=hardware)
     row = next(r for r in result.rows if r.system == NAME)
     if row.seconds_median is None or row.seconds_min is None:

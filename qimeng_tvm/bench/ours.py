@@ -13,7 +13,7 @@ from qimeng_tvm.bench.data import Inputs
 from qimeng_tvm.bench.systems import Refusal, Variant
 from qimeng_tvm.compiler import Compiled, compile_task
 from qimeng_tvm.errors import QimengError
-from qimeng_tvm.hardware import Hardware, configure_threads, target_of
+from qimeng_tvm.hardware import Hardware, configure_threads, settle_threads, target_of
 from qimeng_tvm.operators import prim_func
 from qimeng_tvm.request import Request
 from qimeng_tvm.schedule.apply import Task, make_task
@@ -56,12 +56,12 @@ class Qimeng:
             compiled = compile_task(task, self.choice(task))
         except QimengError as error:
             return Refusal(str(error))
-        configure_threads(threads)
-        return variant_of(compiled, inputs)
+        return variant_of(compiled, inputs, threads)
 
 
-def variant_of(compiled: Compiled, inputs: Inputs) -> Variant:
+def variant_of(compiled: Compiled, inputs: Inputs, threads: int = 1) -> Variant:
     """Return the timed call of a compiled operator on these operands (no epilogue operands)."""
+    configure_threads(threads)
     a, b = tensor_of(inputs.a), tensor_of(inputs.b)
     if compiled.operator.packs:
         packed = compiled.pack_parameters[-1]
@@ -71,8 +71,18 @@ def variant_of(compiled: Compiled, inputs: Inputs) -> Variant:
     out = compiled.parameters[-1]
     c = tvm.runtime.empty(out.shape, out.dtype)
     main: Any = compiled["main"]
+    settled = False
+
+    def call() -> None:
+        nonlocal settled
+        if not settled:
+            # The harness pins all threads of the process to the same cores after preparation: spread them again.
+            settle_threads(threads)
+            settled = True
+        main(a, b, c)
+
     return Variant(
-        lambda: main(a, b, c),
+        call,
         fetch=lambda _: c.numpy(),
         extra={"decisions": dict(compiled.values), "rule": compiled.task.rule.name, "intrins": list(compiled.intrins)},
     )

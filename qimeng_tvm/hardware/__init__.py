@@ -8,7 +8,7 @@ from qimeng_tvm.hardware.model import Cache, Hardware
 from qimeng_tvm.hardware.profiles import load, names
 from qimeng_tvm.hardware.show import describe, to_json
 from qimeng_tvm.hardware.target import target_of
-from qimeng_tvm.hardware.threads import configure_threads, threads_in_force, use_threads
+from qimeng_tvm.hardware.threads import configure_threads, settle_threads, threads_in_force, use_threads
 
 __all__ = [
     "Cache",
@@ -19,6 +19,7 @@ __all__ = [
     "load",
     "measured",
     "names",
+    "settle_threads",
     "target_of",
     "threads_in_force",
     "to_json",

@@ -70,6 +70,15 @@ def configure_threads(n: int) -> int:
     return in_force
 
 
+def settle_threads(n: int) -> None:
+    """Bind TVM's pool to one core a thread and the caller to the first, for as long as nobody binds them otherwise.
+
+    For a process that does nothing but time: a caller that shares a worker's core halves a parallel loop.
+    """
+    if configure_threads(n) > 1:
+        _bind({cpus_by_core(allowed_cpus())[0]})
+
+
 def threads_in_force() -> int | None:
     """Return what :func:`configure_threads` last put in force for this thread; None when it was not called.
 

@@ -274,6 +274,42 @@ def test_private_functions_are_split_off() -> None:
     assert [x.depth for x in find_loops(loop)] == [0, 1]
 
 
+def test_the_first_name_says_which_loop_is_hot() -> None:
+    text = """
+kernel:
+.L1:
+\tvpmaddwd\t(%rdi), %ymm0, %ymm1
+\tvpaddd\t%ymm1, %ymm2, %ymm2
+\taddq\t$32, %rdi
+\tcmpq\t%rsi, %rdi
+\tjne\t.L1
+.L2:
+\tvpaddd\t(%rdx), %ymm2, %ymm3
+\tvpaddd\t32(%rdx), %ymm2, %ymm4
+\tvpaddd\t64(%rdx), %ymm2, %ymm5
+\taddq\t$96, %rdx
+\tcmpq\t%rsi, %rdx
+\tjne\t.L2
+\tretq
+"""
+    report = audit_text(text, "x86", ("vpmaddwd", "vpaddd"))
+    assert report.ok and report.counts == {"vpmaddwd": 1, "vpaddd": 1}, "an epilogue that adds is not the kernel"
+    assert audit_text(text, "x86", ("vpaddd",)).counts == {"vpaddd": 3}
+
+
+@needs_gcc
+@needs_objdump
+@pytest.mark.parametrize("pointer", ["__TVMBackendAllocWorkspace", "somebody_elses"])
+def test_a_call_through_a_pointer_may_be_the_runtime(tmp_path: Path, pointer: str) -> None:
+    source = f"""
+void* (*{pointer})(long);
+void kernel(float* a, long n) {{ for (long i = 0; i < n; ++i) {{ float* p = {pointer}(n); a[i] = a[i] * *p + 1; }} }}
+"""
+    report = audit(build(source, tmp_path, "-O2", "-mfma"), (FMA.replace("ps", "ss"),))
+    assert [c.callee for c in report.calls if c.hot] == ["*"]
+    assert report.ok == pointer.startswith("__TVM"), report.problems
+
+
 def test_prefixed_mnemonics_are_counted() -> None:
     function = x86("0: {vex} vpdpbusd %ymm0,%ymm1,%ymm2\n8: jmp 0 <f>")
     assert function.instructions[0].mnemonic == "vpdpbusd"
