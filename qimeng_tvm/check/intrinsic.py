@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qimeng_tvm.check.audit import AuditReport
+from qimeng_tvm.check.copies import copy_spec, is_packing, packing_variants
 from qimeng_tvm.check.numbers import NumbersReport
 from qimeng_tvm.check.tile import IntrinsicSpec
 from qimeng_tvm.check.worker import Worker
@@ -144,7 +145,7 @@ def examine(
     if lacking or family.isa not in (machine.isa, "generic"):
         raise CheckError(f"{machine.name} cannot run {family.key}: it lacks {', '.join(lacking) or family.isa}")
     values = dict(parameters) if parameters is not None else example_parameters(family)
-    shape = shape_of(family, values)
+    shape = None if is_packing(family) else shape_of(family, values)
     name = family.intrin_name(**values)
     try:
         desc, impl = family.build(*(values[p] for p in family.parameters))
@@ -152,12 +153,19 @@ def examine(
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = f"building {name} raised {type(error).__name__}: {' '.join(lines[-3:])[-800:]}"
         return FamilyReport(name, NumbersReport("error", text), None)
+    if shape is None:
+        copy = copy_spec(family, name, values, (desc, impl), target_dict(machine, 1))
+        return _run(worker, name, "qimeng_tvm.check.copies:run_copy", copy, timeout)
     difference = _meaning(desc, shape)
     if difference:
         text = f"the desc of {name} is not {_says(shape)}: {difference}; return gemm_desc(shape) of that shape"
         return FamilyReport(name, NumbersReport("wrong", text, argument="desc"), None)
     spec = _spec(family, name, shape, impl, machine, max_spills)
-    outcome = worker.call("qimeng_tvm.check.tile:run_intrinsic", (spec,), timeout)
+    return _run(worker, name, "qimeng_tvm.check.tile:run_intrinsic", spec, timeout)
+
+
+def _run(worker: Worker, name: str, function: str, spec: Any, timeout: float) -> FamilyReport:
+    outcome = worker.call(function, (spec,), timeout)
     if outcome.kind == "refused":
         raise CheckError(f"{name} could not be checked: {outcome.message}")
     if not outcome.ok:
@@ -204,6 +212,8 @@ def example_parameters(family: IntrinFamily) -> dict[str, int]:
 
 def example_variants(family: IntrinFamily) -> tuple[dict[str, int], ...]:
     """Return parameters that exercise every path of a family: tile shapes, depths, unrolling, layouts."""
+    if is_packing(family):
+        return packing_variants(family)
     fitting = [(m, v) for m in range(1, 17) for v in range(1, 9) if family.fits(m, v)]
     if not fitting:
         raise IntrinError(f"{family.key} declares {family.registers} registers, too few for a tile of 1x1")

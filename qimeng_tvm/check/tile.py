@@ -90,17 +90,17 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
     """Compile, audit and run an intrinsic in every placement."""
     import tvm  # noqa: PLC0415 (a second or two; the parent may not need it)
 
-    _stage(f"{spec.name}: tensorizing and compiling")
+    stage(f"{spec.name}: tensorizing and compiling")
     functions = {}
     for placement in PLACEMENTS:
         try:
             functions[placement.label] = tensorized(spec, placement)
         except (RuntimeError, ValueError, TypeError) as error:
-            return _refused("tensorize", error), None
+            return refused("tensorize", error), None
     try:
         library = tvm.tirx.build(tvm.IRModule(functions), target=tvm.target.Target(dict(spec.target)))
     except (RuntimeError, ValueError, TypeError) as error:
-        return _refused("compile", error), None
+        return refused("compile", error), None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "intrinsic.so"
         library.export_library(str(path))
@@ -108,7 +108,7 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
         loaded = tvm.runtime.load_module(str(path))
     worst, count = 0.0, 0
     for placement in PLACEMENTS:
-        _stage(f"{spec.name}: running, {placement.label} placement")
+        stage(f"{spec.name}: running, {placement.label} placement")
         arguments, cases = _cases(spec, placement)
         report = check_function(loaded[placement.label], arguments, cases)
         if not report.ok:
@@ -117,12 +117,13 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
     return NumbersReport("ok", f"{count} cases right", cases=count, error_ratio=worst), code
 
 
-def _stage(text: str) -> None:
-    # If the process dies, this line is in the worker's message.
+def stage(text: str) -> None:
+    """Say what is being done: if the process dies, this line is in the worker's message."""
     print(text, file=sys.stderr, flush=True)
 
 
-def _refused(what: str, error: Exception) -> NumbersReport:
+def refused(what: str, error: Exception) -> NumbersReport:
+    """Report what TVM said when it would not take an intrinsic."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return NumbersReport("error", f"TVM refuses to {what} it: {' '.join(lines[-3:])[-800:]}")
 
