@@ -224,9 +224,9 @@ def example_variants(family: IntrinFamily) -> tuple[dict[str, int], ...]:
     p = family.k_pack
     drafts = [
         {"mr": big[0], "nv": big[1], "kc": 64 * p, "ku": 2, "a_panel": 0, "c_local": 1},
-        {"mr": big[0], "nv": big[1], "kc": 12 * p, "ku": 4, "a_panel": 0, "c_local": 0},
-        {"mr": wide[0], "nv": wide[1], "kc": 7 * p, "ku": 1, "a_panel": 0, "c_local": 0},
-        {"mr": row[0], "nv": row[1], "kc": 6 * p, "ku": 2, "a_panel": 0, "c_local": 1},
+        {"mr": big[0], "nv": big[1], "kc": 32 * p, "ku": 4, "a_panel": 0, "c_local": 0},
+        {"mr": wide[0], "nv": wide[1], "kc": 37 * p, "ku": 1, "a_panel": 0, "c_local": 0},
+        {"mr": row[0], "nv": row[1], "kc": 34 * p, "ku": 2, "a_panel": 0, "c_local": 1},
         {"mr": 1, "nv": 1, "kc": 2 * p, "ku": 1, "a_panel": 0, "c_local": 0},
     ]
     if "a_panel" in family.parameters:

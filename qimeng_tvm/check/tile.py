@@ -51,8 +51,13 @@ class Placement:
     after: tuple[int, int] = (0, 0)
 
 
-# Inside first: there a read beyond the tile answers with NaN; in the tight one it may end the process.
-PLACEMENTS = (Placement("inside", (2, 2, 2), (1, 3), (2, 2)), Placement("tight"))
+def placements(shape: GemmShape) -> tuple[Placement, ...]:
+    """Return where to try an intrinsic.
+
+    Inside first: there a read beyond the tile answers with NaN; in the tight one it may end the process. A tile of C
+    in registers is for a whole reduction in one call.
+    """
+    return Placement("inside", (2, 2, 1 if shape.c_local else 2), (1, 3), (2, 2)), Placement("tight")
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
 
     stage(f"{spec.name}: tensorizing and compiling")
     functions = {}
-    for placement in PLACEMENTS:
+    for placement in placements(spec.shape):
         try:
             functions[placement.label] = tensorized(spec, placement)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -107,7 +112,7 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
         code = audit(path, spec.mnemonics, max_spills=spec.max_spills)
         loaded = tvm.runtime.load_module(str(path))
     worst, count = 0.0, 0
-    for placement in PLACEMENTS:
+    for placement in placements(spec.shape):
         stage(f"{spec.name}: running, {placement.label} placement")
         arguments, cases = _cases(spec, placement)
         report = check_function(loaded[placement.label], arguments, cases)
@@ -135,7 +140,9 @@ def tensorized(spec: IntrinsicSpec, placement: Placement) -> Any:
     name = "qimeng.check.intrinsic"
     tvm.s_tir.TensorIntrin.register(name, gemm_desc(spec.shape), tvm.ir.load_json(spec.impl), override=True)
     make = local_tiles if spec.shape.c_local else memory_tiles
-    sch = tvm.s_tir.Schedule(make(spec.shape, placement, spec.lanes).with_attr("global_symbol", placement.label))
+    # As operators are: without it LLVM must keep every accumulator in memory.
+    loops = make(spec.shape, placement, spec.lanes).with_attr("tirx.noalias", True)
+    sch = tvm.s_tir.Schedule(loops.with_attr("global_symbol", placement.label))
     *_, i, j, _k = sch.get_loops(sch.get_sblock("update"))
     # As in a schedule: a micro-tile of one row has no loop over rows.
     sch.tensorize(i if spec.shape.mr > 1 else j, name)
@@ -199,11 +206,11 @@ def memory_tiles(s: GemmShape, p: Placement, lanes: int) -> Any:
 
 
 def local_tiles(s: GemmShape, p: Placement, lanes: int) -> Any:
-    """Tiles of C in registers: loaded, added to over all of k, stored."""
+    """Tiles of C in registers: loaded, added to, stored."""
     from tvm.script import tirx as T  # noqa: PLC0415
 
     a_shape, b_shape, c_shape = buffer_shapes(s, p)
-    (tm, tn, tk), (r, c), term = p.tiles, p.before, _term(s, p)
+    (tm, tn, _), (r, c), term = p.tiles, p.before, _term(s, p)
     mr, nr, kc = s.mr, s.nr, s.kc
 
     @T.prim_func(s_tir=True)
@@ -220,13 +227,12 @@ def local_tiles(s: GemmShape, p: Placement, lanes: int) -> Any:
                             ui = T.axis.spatial(tm * mr, io * mr + i0)
                             uj = T.axis.spatial(tn * nr, jo * nr + j0 * lanes + x0)
                             L[ui, uj] = C[ui + r, uj + c]
-            for ko in range(tk):
-                for i, j, k in T.grid(mr, nr, kc):
-                    with T.sblock("update"):
-                        vi = T.axis.spatial(tm * mr, io * mr + i)
-                        vj = T.axis.spatial(tn * nr, jo * nr + j)
-                        vk = T.axis.reduce(tk * kc, ko * kc + k)
-                        L[vi, vj] = L[vi, vj] + term(A, B, vi, vj, vk)
+            for i, j, k in T.grid(mr, nr, kc):
+                with T.sblock("update"):
+                    vi = T.axis.spatial(tm * mr, io * mr + i)
+                    vj = T.axis.spatial(tn * nr, jo * nr + j)
+                    vk = T.axis.reduce(kc, k)
+                    L[vi, vj] = L[vi, vj] + term(A, B, vi, vj, vk)
             for i1 in T.unroll(mr):
                 for j1 in T.unroll(nr // lanes):
                     for x1 in T.vectorized(lanes):
