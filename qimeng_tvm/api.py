@@ -204,14 +204,7 @@ def run(
     request = parse(line) if isinstance(line, str) else line
     hardware = _machine(request)
     count = _threads(threads or request.threads or 1, hardware)
-    wanted = (
-        DEFAULT_TRIALS
-        if trials is None and request.trials is None
-        else trials
-        if trials is not None
-        else request.trials
-    )
-    assert wanted is not None
+    wanted = next(n for n in (trials, request.trials, DEFAULT_TRIALS) if n is not None)
     if wanted < 0:
         raise UsageError(f"{wanted} trials asked for; 0 or more are needed")
     request = replace(request, threads=count, trials=wanted)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm
 
 from qimeng_tvm.check.audit import AuditReport, audit
 from qimeng_tvm.check.buffers import numpy_dtype
-from qimeng_tvm.check.numbers import Argument, Case, NumbersReport, check_function
+from qimeng_tvm.check.numbers import Argument, Case, NumbersReport, check_function, load_private
 from qimeng_tvm.check.tolerance import wrong_elements
 from qimeng_tvm.check.worker import Worker
 from qimeng_tvm.compiler import Compiled, Tensor
@@ -71,10 +68,7 @@ def check_numbers(worker: Worker, spec: OperatorSpec, timeout: float = 300.0) ->
 def run_cases(spec: OperatorSpec) -> NumbersReport:
     """Check every case: what runs in the worker."""
     configure_threads(spec.request.threads or 1)
-    # The loader answers with an older library when one was loaded from the same file: load a copy.
-    copy = Path(tempfile.mkdtemp()) / "library.so"
-    shutil.copyfile(spec.library, copy)
-    library = tvm.runtime.load_module(str(copy))
+    library = load_private(spec.library)
     cases = CASES[:2] if flops(spec.request) > _LARGE else CASES
     report = NumbersReport("ok")
     checked, worst = 0, 0.0

@@ -312,16 +312,19 @@ def load_and_check(
     library: str, function: str, arguments: Sequence[Argument], cases: Sequence[Case], compare: Compare
 ) -> NumbersReport:
     """Load a shared library and check one function of it: what runs in the worker."""
+    return check_function(load_private(library)[function], arguments, cases, compare)
+
+
+def load_private(library: str) -> Any:
+    """Load a copy of a library: the loader answers with an older one when the same path was loaded before."""
     import tvm  # noqa: PLC0415 (a second or two; the parent need not pay it)
 
-    # The loader answers with an older library when one was loaded from the same file: load a copy.
     copy = Path(tempfile.mkdtemp()) / "library.so"
     shutil.copyfile(library, copy)
     try:
-        loaded = tvm.runtime.load_module(str(copy))
+        return tvm.runtime.load_module(str(copy))
     finally:
         shutil.rmtree(copy.parent, ignore_errors=True)
-    return check_function(loaded[function], arguments, cases, compare)
 
 
 def check_library(

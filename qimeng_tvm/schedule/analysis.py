@@ -123,11 +123,11 @@ def is_reduction(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     return any(v.iter_type == _REDUCE for v in sch.get(block).iter_vars)
 
 
-def find_anchor(sch: s_tir.Schedule) -> SBlockRV | None:
-    """Return the only contraction block of a function, or None when there is none, or several."""
-    anchors = [b for b in root_blocks(sch) if contraction_of(sch.get(b)) is not None]
-    reductions = [b for b in root_blocks(sch) if is_reduction(sch, b)]
-    return anchors[0] if len(anchors) == 1 and len(reductions) == 1 else None
+def blocks_behind(sch: s_tir.Schedule, anchor: SBlockRV) -> list[SBlockRV]:
+    """The blocks after the anchor (its epilogue), in program order."""
+    blocks = root_blocks(sch)
+    names = [block_name(sch, b) for b in blocks]
+    return blocks[names.index(block_name(sch, anchor)) + 1 :]
 
 
 def normalize(sch: s_tir.Schedule) -> SBlockRV | None:
@@ -139,10 +139,7 @@ def normalize(sch: s_tir.Schedule) -> SBlockRV | None:
     anchor = find_anchor_through_producers(sch)
     if anchor is None:
         return None
-    consumers = _chain(sch, anchor)
-    if consumers is None:
-        return None
-    for block in consumers[:-1]:
+    for block in blocks_behind(sch, anchor)[:-1]:
         sch.compute_inline(block)
     return anchor
 
@@ -159,13 +156,6 @@ def find_anchor_through_producers(sch: s_tir.Schedule) -> SBlockRV | None:
         sch.compute_inline(block)
     anchor = sch.get_sblock(name)
     return anchor if contraction_of(sch.get(anchor)) is not None else None
-
-
-def _chain(sch: s_tir.Schedule, anchor: SBlockRV) -> list[SBlockRV] | None:
-    """Elementwise blocks behind the anchor, in order, when they form one chain."""
-    blocks = root_blocks(sch)
-    names = [block_name(sch, b) for b in blocks]
-    return blocks[names.index(block_name(sch, anchor)) + 1 :]
 
 
 def analyze(func: tirx.PrimFunc, threads: int = 1) -> BlockInfo | None:

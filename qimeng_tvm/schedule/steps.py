@@ -9,7 +9,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from qimeng_tvm.intrin import ensure_registered
-from qimeng_tvm.schedule.analysis import Contraction, Operand, block_name, contraction_of, root_blocks
+from qimeng_tvm.schedule.analysis import Contraction, Operand, blocks_behind, contraction_of
 
 #: Block annotation (TVM MetaSchedule): this copy can be done once, at compile time.
 PREPACK = "meta_schedule.layout_rewrite_preproc"
@@ -90,9 +90,7 @@ def pack(
 
 def write_back(sch: Schedule, anchor: SBlockRV, make: bool, scope: str) -> SBlockRV | None:
     """Return the one elementwise block behind the anchor: the epilogue, a copy out of the padded C, or a new copy."""
-    behind = root_blocks(sch)
-    names = [block_name(sch, b) for b in behind]
-    behind = behind[names.index(block_name(sch, anchor)) + 1 :]
+    behind = blocks_behind(sch, anchor)
     if not behind:
         return sch.cache_write(anchor, 0, scope) if make else None
     for block in behind[:-1]:
