@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import tvm
 
+from qimeng_tvm.bench.ceiling import NAME as CEILING
+from qimeng_tvm.bench.ceiling import Ceiling
 from qimeng_tvm.bench.ours import NAME, tensor_of, variant_of
 from qimeng_tvm.bench.run import bench_gemm
 from qimeng_tvm.bench.suite import DTYPES, make_case
@@ -70,8 +72,11 @@ class RunResult:
         The machine, with measured peaks.
     rule, family, decisions
         How the operator was scheduled.
-    seconds, gflops, pct_of_peak : float
-        Median time of a call, what it amounts to, and its share (0 to 100) of the measured peak.
+    seconds, gflops : float
+        Median time of a call, and what it amounts to.
+    peak_gflops, pct_of_peak : float
+        The machine's register-only loop, timed in turns with the operator, and the operator's share of it (0 to 100);
+        0 when the machine has no such loop.
     numbers, code, timing
         Reports of the checks; ``verified`` and ``audited`` sum them up.
     peers : tuple of Peer
@@ -92,6 +97,7 @@ class RunResult:
     trials: int
     seconds: float
     gflops: float
+    peak_gflops: float
     pct_of_peak: float
     numbers: NumbersReport
     code: AuditReport
@@ -122,6 +128,7 @@ class RunResult:
             "trials": self.trials,
             "seconds": self.seconds,
             "gflops": round(self.gflops, 3),
+            "peak_gflops": round(self.peak_gflops, 3),
             "pct_of_peak": round(self.pct_of_peak, 2),
             "verified": self.verified,
             "audited": self.audited,
@@ -219,11 +226,9 @@ def run(
     compiled, library, numbers = _checked(task, found, records, folder, request, say)
     code = check_code(compiled, library)
     say("measuring beside the libraries")
-    sample, others = _measure(request, hardware, count, compiled, RUN_PEERS if peers is None else tuple(peers))
+    sample, peak, others = _measure(request, hardware, count, compiled, RUN_PEERS if peers is None else tuple(peers))
     best = max((p.gflops for p in others if p.gflops), default=None)
-    verdict = sanity(
-        sample.seconds_median, flops(request), hardware.peak(peak_key(request), count), best, peak_spread=sample.spread
-    )
+    verdict = sanity(sample.seconds_median, flops(request), peak, best, peak_spread=sample.spread)
     result = RunResult(
         request=request,
         hardware=hardware,
@@ -235,6 +240,7 @@ def run(
         trials=found.trials if found is not None else 0,
         seconds=sample.seconds_median,
         gflops=verdict.gflops,
+        peak_gflops=peak,
         pct_of_peak=min(verdict.pct_of_peak, 100.0) if verdict.believed else verdict.pct_of_peak,
         numbers=numbers,
         code=code,
@@ -244,11 +250,6 @@ def run(
     )
     write_artifact(folder, result, compiled)
     return result
-
-
-def peak_key(request: Request) -> str:
-    """The key of the measured peak that a request is held against."""
-    return "int8" if request.a_dtype in ("int8", "uint8") else request.a_dtype
 
 
 def slug(request: Request) -> str:
@@ -327,12 +328,12 @@ def _checked(
 
 def _measure(
     request: Request, hardware: Hardware, threads: int, compiled: Compiled, peers: Sequence[str]
-) -> tuple[Sample, tuple[Peer, ...]]:
-    """Time the operator, interleaved with the libraries that compute the same thing."""
+) -> tuple[Sample, float, tuple[Peer, ...]]:
+    """Time the operator in turns with the machine's peak (GFLOP/s) and the libraries that compute the same thing."""
     dtypes = (request.a_dtype, request.b_dtype, request.out_dtype)
     key = next((name for name, known in DTYPES.items() if known == dtypes), None)
     if key is None or request.transpose_a or request.transpose_b or request.epilogue or not peers:
-        return _time_alone(request, compiled, threads), ()
+        return *_time_alone(request, hardware, compiled, threads), ()
     case = make_case(request.m, request.n, request.k, batch=request.batch, dtype=key, constant_b=request.constant_b)
     ours = CallableSystem(NAME, lambda _request, inputs, count: variant_of(compiled, inputs, count))
     result = bench_gemm([ours, *default_peers(peers)], [case], (threads,), hardware=hardware)
@@ -346,10 +347,11 @@ def _measure(
     )
     absent = result.versions.get("unavailable", {})
     others += tuple(Peer(name, None, None, str(reason)) for name, reason in dict(absent).items())
-    return Sample(row.seconds_min, row.seconds_median, row.spread or 0.0, 0, 0), others
+    sample = Sample(row.seconds_min, row.seconds_median, row.spread or 0.0, 0, 0)
+    return sample, float(row.extra.get("peak_gflops", 0.0)), others
 
 
-def _time_alone(request: Request, compiled: Compiled, threads: int) -> Sample:
+def _time_alone(request: Request, hardware: Hardware, compiled: Compiled, threads: int) -> tuple[Sample, float]:
     """Time the operator when no library computes the same thing in one call."""
     inputs = make_inputs(request, 0)
     arrays = [tensor_of(inputs[name]) for name in ("A", "B", "bias") if name in inputs]
@@ -361,11 +363,14 @@ def _time_alone(request: Request, compiled: Compiled, threads: int) -> Sample:
     out = compiled.parameters[-1]
     c = tvm.runtime.empty(out.shape, out.dtype)
     main = compiled["main"]
+    ceiling = Ceiling(hardware)
     with use_threads(threads, pin=True):
-        found = interleave({NAME: lambda inner: time_calls(lambda: main(*arrays, c), inner)})[NAME]
+        ours = {NAME: lambda inner: time_calls(lambda: main(*arrays, c), inner)}
+        samples = interleave(ours | ceiling.samplers(request.a_dtype, threads))
+    found = samples[NAME]
     if isinstance(found, Exception):
         raise BuildError(f"the operator could not be timed: {found}") from found
-    return found
+    return found, ceiling.gflops(samples.get(CEILING), request.a_dtype, threads)
 
 
 def write_artifact(folder: Path, result: RunResult, compiled: Compiled) -> None:

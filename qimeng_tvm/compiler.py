@@ -18,6 +18,7 @@ import tvm
 from qimeng_tvm.errors import BuildError
 from qimeng_tvm.hardware import target_of
 from qimeng_tvm.intrin import names_in
+from qimeng_tvm.lowering import build
 from qimeng_tvm.request import Request, describe
 from qimeng_tvm.schedule.apply import Task, build_schedule
 from qimeng_tvm.schedule.contract import Value
@@ -106,7 +107,7 @@ def compile_task(task: Task, values: Mapping[str, Value] | None = None) -> Compi
     operator = split_prepack(sch.mod["main"])
     target = target_of(task.hardware, task.info.threads)
     try:
-        library = tvm.tirx.build(operator.module, target=target)
+        library = build(operator.module, target)
     except (RuntimeError, ValueError, TypeError) as error:
         raise BuildError(
             f"TVM could not build {task.rule.name} with {chosen}: {str(error).splitlines()[-1]}"

@@ -29,7 +29,8 @@ class Row:
         What came out; ``gflops`` from the median. None when there was no measurement, and ``extra["note"]`` says why.
     extra : Mapping[str, Any]
         Further keys: ``wrong`` (the answer is, so nobody has to beat it), ``error`` (true: it failed), ``refused``,
-        ``note``, ``variant``, ``out_dtype``, ``repeats``, ``inner``, ``decisions``...
+        ``note``, ``peak_gflops`` (of the register-only loop, timed in turns with the systems), ``variant``,
+        ``out_dtype``, ``repeats``, ``inner``, ``decisions``...
     """
 
     case: str
@@ -122,15 +123,12 @@ class BenchResult:
         Every system on every case.
     ours : str
         Name of the system that the summary is about.
-    peaks : Mapping[str, float]
-        Measured peak GFLOP/s by ``"dtype/threads"``; empty when never measured.
     """
 
     machine: Mapping[str, Any]
     versions: Mapping[str, Any]
     rows: tuple[Row, ...]
     ours: str = "qimeng"
-    peaks: Mapping[str, float] = field(default_factory=dict)
 
     def duels(self) -> list[Duel]:
         """See :func:`duels`."""
@@ -141,8 +139,8 @@ class BenchResult:
         return sorted((d for d in self.duels() if d.ratio < 1.0), key=lambda d: d.ratio)
 
     def percent_of_peak(self, row: Row) -> float | None:
-        """Return a row's share of the measured peak, 0 to 100; None when either is unknown."""
-        peak = self.peaks.get(f"{row.dtype}/{row.threads}", 0.0)
+        """Return a row's share of the peak timed in turns with it, 0 to 100; None when either is unknown."""
+        peak = float(row.extra.get("peak_gflops", 0.0))
         return 100.0 * row.gflops / peak if peak and row.gflops is not None else None
 
     def summary(self) -> dict[str, Any]:

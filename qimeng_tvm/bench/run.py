@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from qimeng_tvm.bench import data, timing
+from qimeng_tvm.bench.ceiling import NAME as CEILING
+from qimeng_tvm.bench.ceiling import Ceiling
 from qimeng_tvm.bench.host import Host, Opened, first_line, host_for
 from qimeng_tvm.bench.result import BenchResult, Row
-from qimeng_tvm.bench.suite import DTYPES, Case
+from qimeng_tvm.bench.suite import Case
 from qimeng_tvm.bench.systems import BenchError, Refusal, System
 from qimeng_tvm.errors import UsageError
 from qimeng_tvm.hardware.model import Hardware
@@ -24,7 +26,6 @@ from qimeng_tvm.hardware.model import Hardware
 Progress = Callable[[int, int, Sequence[Row]], None]
 
 _PACKAGES = ("qimeng-tvm", "apache-tvm", "apache-tvm-ffi", "numpy", "torch", "blis", "onnxruntime", "threadpoolctl")
-_PEAK_DTYPE = {"f32": "float32", "bf16": "bfloat16", "u8s8": "int8"}
 
 
 def versions() -> dict[str, str]:
@@ -128,7 +129,7 @@ def bench_gemm(
     progress : callable, optional
         Called after every (case, threads).
     hardware : Hardware, optional
-        For the share of peak.
+        For the share of peak: its register-only loop is timed in turns with the systems.
     partial : Path, optional
         JSON-lines file that a killed run continues from.
     ours : str
@@ -140,7 +141,7 @@ def bench_gemm(
     for count in threads:
         if not 1 <= count <= len(cores):
             raise UsageError(f"{count} threads asked for, but this process may use 1 to {len(cores)} cores")
-    names = [s.name for s in systems]
+    names = [CEILING, *(s.name for s in systems)]
     if len(set(names)) != len(names):
         raise UsageError(f"two systems have the same name: {', '.join(sorted(names))}")
     plan = plan or (timing.QUICK if quick else timing.FULL)
@@ -152,6 +153,7 @@ def bench_gemm(
     done = _Partial(partial, {"machine": stable, "versions": used, "systems": [s.name for s in present],
                               "plan": vars(plan)})  # fmt: skip
     hosts = {s.name: host_for(s) for s in present}
+    ceiling = Ceiling(hardware)
     total, finished = len(cases) * len(threads), 0
     try:
         for case in cases:
@@ -163,7 +165,7 @@ def bench_gemm(
                 inputs = data.make_inputs(case.request())
                 data.save(Path(folder), inputs, data.reference(inputs))
                 for count in todo:
-                    rows = _group(hosts, case, cores[-count:], Path(folder), plan)
+                    rows = _group(hosts, case, cores[-count:], Path(folder), plan, ceiling)
                     if rows:
                         done.add(rows)
                     finished += 1
@@ -176,13 +178,16 @@ def bench_gemm(
     wanted = [(c.name, c.dtype, n) for c in cases for n in threads]
     ordered = tuple(row for key in wanted for row in done.rows.get(key, ()))
     absent = {name: reason for name, reason in reasons.items() if reason is not None}
-    peaks = {f"{d}/{n}": hardware.peak(_PEAK_DTYPE[d], n) for d in DTYPES for n in threads} if hardware else {}
-    return BenchResult(about, {**used, **({"unavailable": absent} if absent else {})}, ordered, ours,
-                       {k: v for k, v in peaks.items() if v})  # fmt: skip
+    return BenchResult(about, {**used, **({"unavailable": absent} if absent else {})}, ordered, ours)
 
 
 def _group(
-    hosts: dict[str, Host], case: Case, cores: Sequence[int], folder: Path, plan: timing.TimingPlan
+    hosts: dict[str, Host],
+    case: Case,
+    cores: Sequence[int],
+    folder: Path,
+    plan: timing.TimingPlan,
+    ceiling: Ceiling,
 ) -> list[Row]:
     """Time all systems on one case, in turns."""
     threads = len(cores)
@@ -198,14 +203,17 @@ def _group(
             failed[name] = {"refused": True, "note": opened.reason}
         else:
             ready[name] = opened
-    samples = timing.interleave({name: hosts[name].sample for name in ready}, plan)
+    a_dtype = case.request().a_dtype
+    samplers = {name: hosts[name].sample for name in ready}
+    samples = timing.interleave(samplers | (ceiling.samplers(a_dtype, threads) if ready else {}), plan)
+    peak = ceiling.gflops(samples.get(CEILING), a_dtype, threads)
     rows = []
     for name, host in hosts.items():
         sample = samples.get(name)
         if isinstance(sample, Exception):
             failed[name] = {"error": True, "note": _reason(sample)}
         if isinstance(sample, timing.Sample):
-            rows.append(_row(Row(case.name, case.dtype, threads, name), case.flops, sample, ready[name], plan))
+            rows.append(_row(Row(case.name, case.dtype, threads, name), case.flops, sample, ready[name], plan, peak))
         else:
             rows.append(Row(case.name, case.dtype, threads, name, extra=failed[name]))
         try:
@@ -215,7 +223,7 @@ def _group(
     return rows
 
 
-def _row(blank: Row, flops: int, sample: timing.Sample, opened: Opened, plan: timing.TimingPlan) -> Row:
+def _row(blank: Row, flops: int, sample: timing.Sample, opened: Opened, plan: timing.TimingPlan, peak: float) -> Row:
     notes = [opened.note] if opened.note else []
     if sample.repeats < plan.repeats:
         notes.append(f"{sample.repeats} repeats instead of {plan.repeats}: slow")
@@ -228,6 +236,8 @@ def _row(blank: Row, flops: int, sample: timing.Sample, opened: Opened, plan: ti
         "out_dtype": opened.out_dtype,
         "error_vs_tolerance": min(opened.error, 1e30),  # JSON has no infinity
     }
+    if peak:
+        extra["peak_gflops"] = peak
     if opened.label:
         extra["variant"] = opened.label
     if opened.wrong:

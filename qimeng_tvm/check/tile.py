@@ -95,6 +95,8 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
     """Compile, audit and run an intrinsic in every placement."""
     import tvm  # noqa: PLC0415 (a second or two; the parent may not need it)
 
+    from qimeng_tvm.lowering import build  # noqa: PLC0415
+
     stage(f"{spec.name}: tensorizing and compiling")
     functions = {}
     for placement in placements(spec.shape):
@@ -103,7 +105,7 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
         except (RuntimeError, ValueError, TypeError) as error:
             return refused("tensorize", error), None
     try:
-        library = tvm.tirx.build(tvm.IRModule(functions), target=tvm.target.Target(dict(spec.target)))
+        library = build(tvm.IRModule(functions), tvm.target.Target(dict(spec.target)))
     except (RuntimeError, ValueError, TypeError) as error:
         return refused("compile", error), None
     with tempfile.TemporaryDirectory() as folder:

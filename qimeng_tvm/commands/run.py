@@ -71,7 +71,6 @@ def show(result: RunResult, console: Console) -> None:
     """Print a result for people."""
     from qimeng_tvm.request import describe
 
-    peak = result.hardware.peak(_key(result), result.threads)
     machine, numbers, code = result.hardware, result.numbers, result.code
     found = ", ".join(f"{n} {m.split('|')[-1]}" for m, n in code.counts.items())
     right = f"{numbers.cases} cases, largest error {numbers.error_ratio:.2f} of the bound"
@@ -79,7 +78,8 @@ def show(result: RunResult, console: Console) -> None:
         ("request", describe(result.request)),
         (
             "hardware",
-            f"{machine.name}, {machine.cpu}, {result.threads} of {machine.cores} cores, peak {peak:.1f} GFLOP/s",
+            f"{machine.name}, {machine.cpu}, {result.threads} of {machine.cores} cores, "
+            f"peak {result.peak_gflops:.1f} GFLOP/s",
         ),
         ("rule", f"{result.rule}, family {result.family}"),
         ("decisions", ", ".join(f"{k}={_value(v)}" for k, v in result.decisions.items() if k != "family")),
@@ -101,12 +101,6 @@ def show(result: RunResult, console: Console) -> None:
     if result.peers:
         console.print(_peer_table(result))
     console.print(f"[bold]{'artifact':<10}[/]{result.artifact}", soft_wrap=True)
-
-
-def _key(result: RunResult) -> str:
-    from qimeng_tvm.api import peak_key
-
-    return peak_key(result.request)
 
 
 def _value(value: int | str) -> str:

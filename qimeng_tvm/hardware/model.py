@@ -61,7 +61,7 @@ class Pipeline:
     load: int = 2
     latency: int = 4
     stream: tuple[float, float, float, float] = (64.0, 32.0, 20.0, 6.0)
-    run: int = 2048
+    run: int = 1024
     overlap: float = 1.45
     fork: int = 12_000
 

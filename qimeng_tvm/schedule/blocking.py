@@ -265,7 +265,7 @@ def default_values(
     start = {name: values[0] for name, (values, _) in choices.items()}
     start |= {"kc": choices["kc"][0][-1], "mc": choices["mc"][0][-1], "nc": choices["nc"][0][-1], "unroll": 2}
     # Several streams from memory need a shallow call and a narrow block together: no single step leads there.
-    shallow = {"kc": 16, "nc": 128}
+    shallow = {"kc": 8, "nc": 128}
     starts: list[dict[str, Value]] = [{}]
     if all(value in choices[name][0] for name, value in shallow.items()):
         starts.append({**shallow, "order": "n"})

@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 WIDTH = {"float32": 4, "bfloat16": 2, "int32": 4, "int16": 2, "int8": 1, "uint8": 1}
 #: Share of a cache that one operand's working set may take before it no longer stays.
 _SHARE = 0.75
-#: Share by which a latency-bound tile falls behind what its accumulators allow.
-_SLACK = 1.08
 #: Bytes of a row of B beyond which a panel of it in place takes more of a cache than its size.
 _IN_PLACE = 256.0
 #: Rows of B that the prefetcher follows at once.
 _FEW_ROWS = 16
-#: Exponent of the soft maximum that models overlap of computing and streaming.
+#: Exponent of the soft maximum that models overlap.
 _OVERLAP = 4.0
+
+
+def soft_max(*times: float) -> float:
+    """Return how long things take that overlap, though not perfectly."""
+    return float(sum(t**_OVERLAP for t in times) ** (1 / _OVERLAP))
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ def footprint(info: BlockInfo, plan: GemmPlan) -> Footprint:
 def tile_cycles(plan: GemmPlan, hardware: Hardware) -> float:
     """Cycles of one micro-kernel call with its operands in the first-level cache."""
     p, mr, nv = hardware.pipeline, plan.mr, plan.nv
-    # With exactly as many accumulators as hide the latency, any late load stalls the chain.
-    step = max(mr * nv / p.fma, (mr + nv) / p.load, p.latency * _SLACK)
+    # What is nearly as slow as the slowest gets in its way now and then.
+    step = soft_max(mr * nv / p.fma, (mr + nv) / p.load, p.latency)
     write = mr * nv * (1.5 if plan.c_local else 3.0)
     return plan.kc / plan.family.k_step * step + write + 12
 
@@ -99,16 +102,19 @@ def gemm_cycles(info: BlockInfo, plan: GemmPlan, hardware: Hardware) -> float:
     if plan.k_blocks > 1:
         c_block = tiles * plan.mr * plan.nr * WIDTH[info.acc_dtype]
         stream += 2 * c_block / _rate(hardware, c_block + swept)
-    work = blocks * (compute**_OVERLAP + stream**_OVERLAP) ** (1 / _OVERLAP)
+    work = blocks * soft_max(compute, stream)
     work += _packing(info, plan, hardware, f)
     return _shared_out(info, plan, hardware, work)
 
 
 def _streams(plan: GemmPlan, f: Footprint, hardware: Hardware) -> float:
     """How much faster B comes from memory because its panels are read a short run at a time, in turns."""
-    in_turns = plan.k_blocks > 1 and 2 <= plan.nc <= 16 and plan.order == "n"
+    in_turns = plan.k_blocks > 1 and 2 <= plan.nc <= 8 and plan.order == "n"
     from_memory = _rate(hardware, f.b_all) == hardware.pipeline.stream[3]
-    return hardware.pipeline.overlap if in_turns and from_memory and f.b_panel <= hardware.pipeline.run else 1.0
+    if not (in_turns and from_memory and f.b_panel <= hardware.pipeline.run):
+        return 1.0
+    # The more is computed with each vector of B, the fewer of its loads does the core have in flight.
+    return float(hardware.pipeline.overlap ** (1 / plan.mr))
 
 
 def _revisit(info: BlockInfo, plan: GemmPlan, f: Footprint, operand: str) -> float:

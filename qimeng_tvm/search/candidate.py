@@ -19,6 +19,7 @@ import tvm
 from tvm import s_tir
 from tvm.target import Target
 
+from qimeng_tvm import lowering
 from qimeng_tvm.check.buffers import numpy_dtype
 from qimeng_tvm.hardware import use_threads
 from qimeng_tvm.schedule.analysis import contraction_of, find_anchor_through_producers, root_blocks
@@ -105,7 +106,7 @@ _built: OrderedDict[str, _Built] = OrderedDict()
 def build(token: str, module: str, target: Mapping[str, Any]) -> None:
     """Compile a scheduled module (``save_json``) in memory and keep it under its token."""
     operator = split_prepack(tvm.ir.load_json(module)[MAIN])
-    library = tvm.tirx.build(operator.module, target=Target(dict(target)))
+    library = lowering.build(operator.module, Target(dict(target)))
     params = tuple((tuple(int(x) for x in p.shape), str(p.dtype)) for p in operator.main.params)
     _built[token] = _Built(library, operator.packs, params)
     while len(_built) > _KEEP_BUILT:
