@@ -160,6 +160,10 @@ def examine(
     if difference:
         text = f"the desc of {name} is not {_says(shape)}: {difference}; return gemm_desc(shape) of that shape"
         return FamilyReport(name, NumbersReport("wrong", text, argument="desc"), None)
+    difference = _operands(desc, impl)
+    if difference:
+        text = f"the impl of {name} does not take what its desc does: {difference}"
+        return FamilyReport(name, NumbersReport("error", text, argument="impl"), None)
     spec = _spec(family, name, shape, impl, machine, max_spills)
     return _run(worker, name, "qimeng_tvm.check.tile:run_intrinsic", spec, timeout)
 
@@ -203,6 +207,25 @@ def _meaning(desc: Any, shape: GemmShape) -> str:
 
     found = tvm_ffi.get_first_structural_mismatch(desc, gemm_desc(shape), map_free_vars=True)
     return "" if found is None else f"they differ at {found[0]}"
+
+
+def _operands(desc: Any, impl: Any) -> str:
+    """Say which operand of an impl has another shape, type or scope than the desc's; empty when none has.
+
+    TVM puts such an impl in place without a word, and beyond a tile of registers no memory ends.
+    """
+    pairs = list(zip(desc.params, impl.params, strict=False))
+    if len(pairs) != len(desc.params) or len(impl.params) != len(desc.params):
+        return f"{len(impl.params)} operands instead of {len(desc.params)}"
+    for name, (left, right) in zip("ABC", pairs, strict=False):
+        wanted, got = _operand(left), _operand(right)
+        if wanted != got:
+            return f"{name} is {got} instead of {wanted}"
+    return ""
+
+
+def _operand(buffer: Any) -> str:
+    return f"{buffer.dtype}[{', '.join(str(x) for x in buffer.shape)}] in {buffer.scope()} memory"
 
 
 def example_parameters(family: IntrinFamily) -> dict[str, int]:
