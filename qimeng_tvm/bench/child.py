@@ -7,11 +7,13 @@ import os
 import pickle
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qimeng_tvm.bench.host import LocalHost, first_line
 from qimeng_tvm.bench.systems import Refusal, Variant
+from qimeng_tvm.bench.timing import spread
 
 _PR_SET_PDEATHSIG = 1
 
@@ -27,6 +29,7 @@ class _Server:
     def __init__(self) -> None:
         self._host: LocalHost | None = None
         self._offered: tuple[Variant, ...] = ()
+        self._cores: Sequence[int] = ()
 
     def handle(self, command: str, arguments: tuple[Any, ...]) -> Any:
         if command == "system":
@@ -34,10 +37,10 @@ class _Server:
             return None
         assert self._host is not None, "the first command names the system"
         if command == "prepare":
-            request, folder, threads, cores = arguments
+            request, folder, threads, self._cores = arguments
             self._host.close_case()
             self._offered = ()
-            offered = self._host.prepare(request, Path(folder), threads, cores)
+            offered = self._host.prepare(request, Path(folder), threads, self._cores)
             if isinstance(offered, Refusal):
                 return offered
             self._offered = offered
@@ -45,6 +48,7 @@ class _Server:
         if command == "accept":
             opened = self._host.accept(self._offered, Path(arguments[0]))
             self._offered = ()  # variants not chosen free their operands
+            spread(self._cores)  # after the first calls: a thread made later would be bound like its maker
             return opened
         if command == "sample":
             return self._host.sample(arguments[0])

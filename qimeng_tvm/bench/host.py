@@ -139,6 +139,7 @@ class LocalHost:
     ) -> tuple[Variant, ...] | Refusal:
         """Load the operands and have the system prepare."""
         inputs: Inputs = load_inputs(folder)
+        pin(cores)  # the case before may have left fewer, and pools are made for the cores there are
         offer = variants(self._system.prepare(request, inputs, threads))
         pin(cores)  # after the pools are made, so that their threads move too
         return offer

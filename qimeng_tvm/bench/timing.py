@@ -15,7 +15,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,30 @@ def pin(cores: Iterable[int]) -> None:
     if not hasattr(os, "sched_setaffinity"):
         return
     wanted = set(cores)
+    for thread in _threads():
+        _bind(thread, wanted)
+
+
+def spread(cores: Sequence[int]) -> None:
+    """Keep the calling thread on the first core and every other thread of this process on the rest.
+
+    A pool's threads spin while they wait, so a caller that woke up on the core of one of them may stay there for many
+    milliseconds, and the two share it at half speed while another core is idle.
+    """
+    if not hasattr(os, "sched_setaffinity") or len(cores) < 2:
+        return
+    for thread in _threads():
+        _bind(thread, set(cores[1:]))
+    _bind(0, {cores[0]})
+
+
+def _threads() -> list[int]:
     tasks = Path("/proc/self/task")
-    for thread in [int(p.name) for p in tasks.iterdir()] if tasks.is_dir() else [0]:
-        try:
-            os.sched_setaffinity(thread, wanted)
-        except ProcessLookupError:  # it ended between the listing and now
-            continue
+    return [int(p.name) for p in tasks.iterdir()] if tasks.is_dir() else [0]
+
+
+def _bind(thread: int, cores: set[int]) -> None:
+    try:
+        os.sched_setaffinity(thread, cores)
+    except ProcessLookupError:  # it ended between the listing and now
+        return

@@ -41,7 +41,7 @@ def configure_threads(n: int) -> int:
         raise HardwareError(f"{n} threads asked for; at least 1 is needed")
     config: Any = tvm.get_global_func("runtime.config_threadpool")
     count: Any = tvm.get_global_func("runtime.NumThreads")
-    allowed = allowed_cpus()
+    allowed = _usable_cpus()
     cpus = cpus_by_core(allowed)
     wanted = min(n, len(cpus))
     try:
@@ -75,8 +75,18 @@ def settle_threads(n: int) -> None:
 
     For a process that does nothing but time: a caller that shares a worker's core halves a parallel loop.
     """
+    allowed = _usable_cpus()
     if configure_threads(n) > 1:
-        _bind({cpus_by_core(allowed_cpus())[0]})
+        home = frozenset({cpus_by_core(allowed)[0]})
+        _bind(home)
+        _state.settled = (home, allowed)
+
+
+def _usable_cpus() -> frozenset[int]:
+    """Return the CPUs this thread may use, those it gave up by :func:`settle_threads` included."""
+    allowed = allowed_cpus()
+    home, before = getattr(_state, "settled", (None, allowed))
+    return before if home == allowed else allowed
 
 
 def threads_in_force() -> int | None:
@@ -99,7 +109,7 @@ def use_threads(n: int, *, pin: bool = False) -> Iterator[int]:
         Keep the calling thread on the first core while inside, when ``n`` is above 1: timings of parallel loops are
         then free of its wandering onto a worker's core. Start no threads or processes inside: they inherit it.
     """
-    before, allowed = threads_in_force(), allowed_cpus()
+    before, allowed = threads_in_force(), _usable_cpus()
     try:
         in_force = configure_threads(n)
         if pin and in_force > 1:
