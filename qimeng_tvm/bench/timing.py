@@ -41,6 +41,8 @@ class TimingPlan:
         Measured time of one system, at most: beyond it there are fewer samples.
     min_repeats : int
         Samples that are taken even if that costs twice the cap; beyond that, one alone.
+    hopeless : float
+        A system this many times slower than the fastest gets ``min_repeats`` samples: they say enough.
     """
 
     repeats: int = 20
@@ -48,6 +50,7 @@ class TimingPlan:
     sample_seconds: float = 0.001
     cap_seconds: float = 6.0
     min_repeats: int = 3
+    hopeless: float = 4.0
 
 
 FULL = TimingPlan()
@@ -90,8 +93,8 @@ def time_calls(call: Callable[[], Any], inner: int, clock: Clock = time.perf_cou
             gc.enable()
 
 
-def calibrate(sampler: Sampler, plan: TimingPlan) -> tuple[int, int]:
-    """Return (calls in a sample, samples) for one system."""
+def calibrate(sampler: Sampler, plan: TimingPlan) -> tuple[int, int, float]:
+    """Return (calls in a sample, samples, seconds of a call) for one system."""
     inner, seconds = 1, max(sampler(1), 1e-9)
     while inner * seconds < plan.sample_seconds:  # a single call of microseconds says little: refine
         inner = min(inner * 10, math.ceil(plan.sample_seconds / seconds))
@@ -100,7 +103,7 @@ def calibrate(sampler: Sampler, plan: TimingPlan) -> tuple[int, int]:
     inner = max(1, math.ceil(target / seconds))
     affordable = int(plan.cap_seconds / (inner * seconds))
     floor = plan.min_repeats if plan.min_repeats * inner * seconds <= 2 * plan.cap_seconds else 1
-    return inner, max(floor, min(plan.repeats, affordable))
+    return inner, max(floor, min(plan.repeats, affordable)), seconds
 
 
 def summarize(seconds: Iterable[float], inner: int) -> Sample:
@@ -117,14 +120,19 @@ def interleave(samplers: Mapping[str, Sampler], plan: TimingPlan = FULL) -> dict
     A system whose sampler raises drops out; its exception stands in the result and the others go on.
     """
     result: dict[str, Sample | Exception] = {}
+    calibrated: dict[str, tuple[int, int, float]] = {}
     plans: dict[str, tuple[int, int]] = {}
     taken: dict[str, list[float]] = {}
     for name, sampler in samplers.items():
         try:
-            plans[name] = calibrate(sampler, plan)
+            calibrated[name] = calibrate(sampler, plan)
             taken[name] = []
         except Exception as error:  # a peer may fail in any way; that is a row, not a crash
             result[name] = error
+    once = {name: once for name, (_, _, once) in calibrated.items()}
+    slow = {name for name, seconds in once.items() if seconds > plan.hopeless * min(once.values())}
+    for name, (inner, repeats, _) in calibrated.items():
+        plans[name] = inner, min(repeats, plan.min_repeats) if name in slow else repeats
     rounds = max((repeats for _, repeats in plans.values()), default=0)
     for turn in range(rounds):
         for name, (inner, repeats) in plans.items():

@@ -24,7 +24,7 @@ from qimeng_tvm.hardware.target import target_dict
 from qimeng_tvm.intrin import GemmShape, IntrinFamily, gemm_desc
 
 #: Parameters that a GEMM family may have, and what they are when it has not.
-_OPTIONAL = {"a_panel": 0, "c_local": 0, "ku": 1}
+_OPTIONAL = {"a_panel": 0, "c_local": 0, "ku": 1, "ahead": 0}
 _NEEDED = ("mr", "nv", "kc")
 
 
@@ -246,11 +246,11 @@ def example_variants(family: IntrinFamily) -> tuple[dict[str, int], ...]:
     row = max((t for t in fitting if t[0] == 1), key=lambda t: t[1])
     p = family.k_pack
     drafts = [
-        {"mr": big[0], "nv": big[1], "kc": 64 * p, "ku": 2, "a_panel": 0, "c_local": 1},
-        {"mr": big[0], "nv": big[1], "kc": 32 * p, "ku": 4, "a_panel": 0, "c_local": 0},
-        {"mr": wide[0], "nv": wide[1], "kc": 37 * p, "ku": 1, "a_panel": 0, "c_local": 0},
-        {"mr": row[0], "nv": row[1], "kc": 34 * p, "ku": 2, "a_panel": 0, "c_local": 1},
-        {"mr": 1, "nv": 1, "kc": 2 * p, "ku": 1, "a_panel": 0, "c_local": 0},
+        {"mr": big[0], "nv": big[1], "kc": 64 * p, "ku": 2, "a_panel": 0, "c_local": 1, "ahead": 2},
+        {"mr": big[0], "nv": big[1], "kc": 32 * p, "ku": 4, "a_panel": 0, "c_local": 0, "ahead": 0},
+        {"mr": wide[0], "nv": wide[1], "kc": 37 * p, "ku": 1, "a_panel": 0, "c_local": 0, "ahead": 2},
+        {"mr": row[0], "nv": row[1], "kc": 34 * p, "ku": 2, "a_panel": 0, "c_local": 1, "ahead": 0},
+        {"mr": 1, "nv": 1, "kc": 2 * p, "ku": 1, "a_panel": 0, "c_local": 0, "ahead": 0},
     ]
     if "a_panel" in family.parameters:
         drafts += [{**draft, "a_panel": 1} for draft in drafts[1:4]]

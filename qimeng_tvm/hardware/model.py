@@ -43,6 +43,8 @@ class Pipeline:
     ----------
     fma, load : int
         Vector multiply-adds and vector loads started in a cycle.
+    vector, issue : int
+        Vector instructions, and instructions of any kind, started in a cycle.
     latency : int
         Cycles from an accumulate to the next one on the same register.
     stream : tuple of float
@@ -59,8 +61,10 @@ class Pipeline:
 
     fma: int = 2
     load: int = 2
+    vector: int = 4
+    issue: int = 6
     latency: int = 4
-    stream: tuple[float, float, float, float] = (64.0, 32.0, 20.0, 6.0)
+    stream: tuple[float, float, float, float] = (64.0, 32.0, 12.0, 6.0)
     run: int = 1024
     overlap: float = 1.45
     fork: int = 12_000

@@ -42,6 +42,12 @@ class IntrinFamily:
         Consecutive k of one column that lie together in packed operands (P).
     k_step : int
         k consumed by one multiply-accumulate instruction (``k_pack``, unless narrow operands are widened).
+    uops : int
+        Vector instructions that one multiply-accumulate of a register takes.
+    column_uops : int
+        Vector instructions that each vector of B takes after its load, in every k step.
+    latency : int
+        Cycles from an accumulation to the next one on the same register; 0: those of the machine's multiply-add.
     mnemonics : tuple of str
         Machine instructions the audit must find; any of several spellings is separated by ``|``.
     parameters : tuple of str
@@ -64,6 +70,9 @@ class IntrinFamily:
     scratch_columns: int
     k_pack: int
     k_step: int
+    uops: int
+    column_uops: int
+    latency: int
     mnemonics: tuple[str, ...]
     parameters: tuple[str, ...]
     version: int
@@ -136,6 +145,9 @@ def intrin_family(
     storage: tuple[str, str] | None = None,
     k_pack: int = 1,
     k_step: int | None = None,
+    uops: int = 1,
+    column_uops: int = 0,
+    latency: int = 0,
     mnemonics: tuple[str, ...] = (),
     version: int = 1,
 ) -> Callable[[Builder], Builder]:
@@ -155,6 +167,9 @@ def intrin_family(
             scratch_columns=scratch_columns,
             k_pack=k_pack,
             k_step=k_step or k_pack,
+            uops=uops,
+            column_uops=column_uops,
+            latency=latency,
             mnemonics=mnemonics,
             parameters=tuple(inspect.signature(build).parameters),
             version=version,

@@ -13,14 +13,21 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, whole
+from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, prefetch_ahead, whole
 
 #: (accumulator, vector of A words, vector of B words) -> accumulator; words are int32 lanes.
 MultiplyAdd = Callable[[Any, Any, Any], Any]
 
 
 def dot_gemm(
-    shape: GemmShape, lanes: int, ku: int, multiply_add: MultiplyAdd, *, llvm: str = "", flip: Any = None
+    shape: GemmShape,
+    lanes: int,
+    ku: int,
+    multiply_add: MultiplyAdd,
+    *,
+    ahead: int = 0,
+    llvm: str = "",
+    flip: Any = None,
 ) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Build C[mr, nr] += A[mr, kc] @ B[kc, nr], A by rows, B packed, ``shape.k_pack`` k a step.
 
@@ -34,6 +41,8 @@ def dot_gemm(
         k steps unrolled; must divide ``kc / k_pack``.
     multiply_add : callable
         The instruction.
+    ahead : int
+        Row tiles that share a panel of B and prefetch the one behind it; 0: no prefetch.
     llvm : str
         LLVM IR that ``multiply_add`` and ``flip`` call into, if any.
     flip : expression, optional
@@ -99,6 +108,8 @@ def dot_gemm(
                 for j in T.unroll(nv):
                     extra[T.ramp(j * lanes, 1, lanes)] = T.broadcast(T.int32(0), lanes)
             for ko in range(kp // ku):
+                if bool(ahead):
+                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead))
                 for ki in T.unroll(ku):
                     if flip is not None and rows_outside:
                         for j in T.unroll(nv):

@@ -7,11 +7,11 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, load, whole
+from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, load, prefetch_ahead, whole
 
 
 def fma_gemm(
-    mr: int, nv: int, kc: int, ku: int, lanes: int, a_panel: bool, c_local: bool
+    mr: int, nv: int, kc: int, ku: int, lanes: int, a_panel: bool, c_local: bool, ahead: int
 ) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Build C[mr, nv*lanes] += A[mr, kc] @ B[kc, nv*lanes] in float32 with ``llvm.fma``.
 
@@ -27,6 +27,8 @@ def fma_gemm(
         A packed (or transposed in place), else read in place by rows.
     c_local : bool
         C is the caller's register tile, else memory.
+    ahead : int
+        Row tiles that share a panel of B and prefetch the one behind it; 0: no prefetch.
 
     Notes
     -----
@@ -74,6 +76,8 @@ def fma_gemm(
                 for j in T.unroll(nv):
                     acc[T.ramp((i * nv + j) * lanes, 1, lanes)] = C.vload([i, j * lanes], vec)
             for ko in range(kc // ku):
+                if bool(ahead):
+                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead))
                 for ki in T.unroll(ku):
                     for x in T.unroll(outer):
                         for y in T.unroll(inner):

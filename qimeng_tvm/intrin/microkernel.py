@@ -26,6 +26,8 @@ from tvm import tirx
 from tvm.ir import Range
 from tvm.script import tirx as T
 
+_WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2, "int16": 2, "int8": 1, "uint8": 1}
+
 
 def packed_shape(kc: int, width: int, k_pack: int) -> tuple[int, ...]:
     """Shape of a packed panel: (kc, width), or (kc / P, width, P)."""
@@ -122,6 +124,40 @@ def widen(value: Any, store: str, dtype: str, acc: str) -> Any:
 def load(buffer: tirx.Buffer, index: Sequence[Any]) -> Any:
     """Element of a buffer of any rank."""
     return tirx.BufferLoad(buffer, list(index))
+
+
+#: Bytes that one prefetch brings in.
+_LINE = 64
+
+
+def prefetch_ahead(shape: GemmShape, a: tirx.Buffer, b: tirx.Buffer, sa: Any, ko: Any, ku: int, tiles: int) -> Any:
+    """Prefetch a line of the panel of B behind this one, into the second-level cache.
+
+    One line in each round ``ko`` of ``ku`` steps. The few row tiles that share a panel each take a part of the next
+    one, so that it comes in all the time and not only while the first of them runs. What is told to be fetched need
+    not exist: a prefetch has no effect that can be seen.
+
+    Parameters
+    ----------
+    shape : GemmShape
+        The call; B is packed, panel behind panel.
+    a, b : tirx.Buffer
+        Its operands.
+    sa : expression
+        Row stride of A, which tells the tile's place from its offset.
+    ko, ku : expression, int
+        Round, and k steps in a round.
+    tiles : int
+        Row tiles that share a panel.
+    """
+    s = shape
+    panel, width = s.kc * s.nr, _WIDTH[s.b_store]
+    parts = min(tiles, max(1, s.nr * s.k_pack * ku * width // _LINE))
+    place = tirx.floordiv(a.elem_offset, sa * (s.kc // s.k_pack if s.a_panel else s.mr))
+    at = panel + tirx.floormod(place, parts) * (panel // parts) + ko * (_LINE // width)
+    address = tirx.call_intrin("handle", "tirx.handle_add_byte_offset", b.data, (b.elem_offset + at) * width)
+    hint = (tirx.const(x, "int32") for x in (0, 2, 1))  # to read, soon, data
+    return tirx.call_llvm_intrin("void", "llvm.prefetch", address, *hint)
 
 
 @cache

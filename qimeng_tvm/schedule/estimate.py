@@ -24,13 +24,16 @@ _SHARE = 0.75
 _IN_PLACE = 256.0
 #: Rows of B that the prefetcher follows at once.
 _FEW_ROWS = 16
-#: Exponent of the soft maximum that models overlap.
-_OVERLAP = 4.0
+#: Cycles that a call waits for its tile of C when that is not in the first-level cache.
+_WAIT = 80
+#: Exponents of the soft maximum that models overlap: of a core's units, of computing and streaming, of computing
+#: and what is prefetched.
+_UNITS, _OVERLAP, _FETCHED = 8.0, 2.0, 2.5
 
 
-def soft_max(*times: float) -> float:
-    """Return how long things take that overlap, though not perfectly."""
-    return float(sum(t**_OVERLAP for t in times) ** (1 / _OVERLAP))
+def soft_max(power: float, *times: float) -> float:
+    """Return how long things take that overlap, though not perfectly: the less so, the lower the power."""
+    return float(sum(t**power for t in times) ** (1 / power))
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,19 @@ def tile_cycles(plan: GemmPlan, hardware: Hardware) -> float:
     """Cycles of one micro-kernel call with its operands in the first-level cache."""
     p, mr, nv = hardware.pipeline, plan.mr, plan.nv
     # What is nearly as slow as the slowest gets in its way now and then.
-    step = soft_max(mr * nv / p.fma, (mr + nv) / p.load, p.latency)
-    write = mr * nv * (1.5 if plan.c_local else 3.0)
-    return plan.kc / plan.family.k_step * step + write + 12
+    vectors = mr * nv * plan.family.uops + nv * plan.family.column_uops
+    step = soft_max(
+        _UNITS,
+        mr * nv / p.fma,
+        (mr + nv) / p.load,
+        vectors / p.vector,
+        (vectors + mr + nv) / p.issue,
+        plan.family.latency or p.latency,
+    )
+    around = mr * nv * (1.5 if plan.c_local else 3.0) + 12
+    if not plan.c_local and plan.mc * plan.nc * mr * plan.nr * 4 > hardware.cache(1).size * _SHARE:
+        around += _WAIT
+    return plan.kc / plan.family.k_step * step + around
 
 
 def gemm_cycles(info: BlockInfo, plan: GemmPlan, hardware: Hardware) -> float:
@@ -90,21 +103,33 @@ def gemm_cycles(info: BlockInfo, plan: GemmPlan, hardware: Hardware) -> float:
     # The panel of the outer micro-loop is reused at once; the other operand's block is swept past it.
     if plan.inner_order == "n":
         kept, swept, sweeps = f.b_panel, f.a_block, plan.nc
-        first = f.b_block / (_rate(hardware, _revisit(info, plan, f, "b")) * _streams(plan, f, hardware))
+        first = _first(info, plan, f, hardware, "b") / _streams(plan, f, hardware)
     else:
         kept, swept, sweeps = f.a_panel, f.b_block, plan.mc
-        first = f.a_block / _rate(hardware, _revisit(info, plan, f, "a"))
+        first = _first(info, plan, f, hardware, "a")
     other = "a" if plan.inner_order == "n" else "b"
-    sweep_first = swept / _rate(hardware, _revisit(info, plan, f, other))
+    sweep_first = _first(info, plan, f, hardware, other)
     sweep_again = swept * (sweeps - 1) / _rate(hardware, swept + kept)
-    kept_again = kept * (tiles - sweeps) / _rate(hardware, 2 * kept)
-    stream = first + sweep_first + sweep_again + max(0.0, kept_again - compute / 2)
+    # The next panel comes in beside the one in use.
+    room = 2.5 if plan.ahead else 2.0
+    kept_again = kept * (tiles - sweeps) / _rate(hardware, room * kept)
+    stream = sweep_first + sweep_again + max(0.0, kept_again - compute / 2)
     if plan.k_blocks > 1:
         c_block = tiles * plan.mr * plan.nr * WIDTH[info.acc_dtype]
         stream += 2 * c_block / _rate(hardware, c_block + swept)
-    work = blocks * soft_max(compute, stream)
+    if plan.ahead:
+        work = blocks * soft_max(_FETCHED, soft_max(_OVERLAP, compute, stream), first)
+    else:
+        # A panel comes in while its first tile runs: of the rest of that time, nothing is computed.
+        hidden = 1 / sweeps_kept(plan)
+        work = blocks * (soft_max(_OVERLAP, compute, stream + first * hidden) + first * (1 - hidden))
     work += _packing(info, plan, hardware, f)
     return _shared_out(info, plan, hardware, work)
+
+
+def sweeps_kept(plan: GemmPlan) -> int:
+    """Tiles that use a panel of the operand that stays in the first-level cache."""
+    return plan.mc if plan.inner_order == "n" else plan.nc
 
 
 def _streams(plan: GemmPlan, f: Footprint, hardware: Hardware) -> float:
@@ -123,6 +148,20 @@ def _revisit(info: BlockInfo, plan: GemmPlan, f: Footprint, operand: str) -> flo
     if operand == inner:
         return f.a_all + f.b_block if inner == "a" else f.b_all + f.a_block
     return (f.a_all if outer == "a" else f.b_all) * max(1, info.batch)
+
+
+def _first(info: BlockInfo, plan: GemmPlan, f: Footprint, hardware: Hardware, operand: str) -> float:
+    """Cycles of the first touch of an operand's block, on average over the blocks.
+
+    The outer loop's block comes from far once, and then stays as near as it can for the inner loop's other blocks.
+    """
+    block = f.a_block if operand == "a" else f.b_block
+    far = block / _rate(hardware, _revisit(info, plan, f, operand))
+    outer, again = ("b", plan.m_blocks) if plan.order == "n" else ("a", plan.n_blocks)
+    if operand != outer or again == 1:
+        return far
+    near = block / _rate(hardware, (f.a_block + f.b_block) * plan.k_blocks)
+    return (far + (again - 1) * near) / again
 
 
 def _packing(info: BlockInfo, plan: GemmPlan, hardware: Hardware, f: Footprint) -> float:

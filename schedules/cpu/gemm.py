@@ -41,18 +41,23 @@ class PackedGemm(ScheduleRule):
     """C += A B with packed operands, edges padded inside packing and written back without a padded C."""
 
     name = "cpu.gemm"
-    version = 1
+    version = 2
 
     def families(self, block: BlockInfo, hardware: Hardware) -> tuple[IntrinFamily, ...]:
-        """Micro-kernel families that this machine has for the block's dtypes, best first."""
-        return families_for(hardware.isa, (block.a_dtype, block.b_dtype, block.acc_dtype), hardware.features)
+        """Micro-kernel families that this machine has for the block's dtypes, the widest first.
+
+        Those of skinny products come last: they keep B narrow in memory, which pays when it comes from there.
+        """
+        dtypes = (block.a_dtype, block.b_dtype, block.acc_dtype)
+        general = families_for(hardware.isa, dtypes, hardware.features)
+        return general + families_for(hardware.isa, dtypes, hardware.features, kind="gemv")
 
     def match(self, block: BlockInfo, hardware: Hardware) -> bool:
         """Any matrix product for which the machine has a micro-kernel."""
         return block.kind == "matmul" and bool(self.families(block, hardware))
 
     def space(self, block: BlockInfo, hardware: Hardware) -> SearchSpace:
-        """Decisions: micro_kernel, kc, mc, nc, order, inner_order, pack_a, pack_b, unroll."""
+        """Decisions: micro_kernel, kc, mc, nc, order, inner_order, pack_a, pack_b, unroll, prefetch."""
         return blocking.gemm_space(block, hardware, self.families(block, hardware))
 
     def estimate(self, values: Values, info: BlockInfo, hardware: Hardware) -> float:

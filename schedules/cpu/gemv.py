@@ -25,7 +25,7 @@ class StreamedGemv(PackedGemm):
     """C += A B for a few rows of A, bound by reading B."""
 
     name = "cpu.gemv"
-    version = 1
+    version = 2
     priority = 1
 
     def families(self, block: BlockInfo, hardware: Hardware) -> tuple[IntrinFamily, ...]:

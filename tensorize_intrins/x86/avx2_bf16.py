@@ -15,7 +15,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from qimeng_tvm.intrin import GemmShape, gemm_desc, intrin_family, load, whole
+from qimeng_tvm.intrin import GemmShape, gemm_desc, intrin_family, load, prefetch_ahead, whole
 
 LANES = 8
 VEC = f"float32x{LANES}"
@@ -42,8 +42,9 @@ def _widen(word: Any, half: int) -> Any:
     k_pack=2,
     k_step=1,
     mnemonics=("vfmadd132ps|vfmadd213ps|vfmadd231ps",),
+    version=2,
 )
-def gemm(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """C[mr, nv*8] += A[mr, kc] @ B[kc, nv*8], k in pairs, A widened to float32 by packing."""
     nr, kp = nv * LANES, kc // 2
     s = GemmShape(mr, nr, kc, "bfloat16", "bfloat16", "float32", "float32", "bfloat16", 2, False, bool(c_local))
@@ -81,6 +82,8 @@ def gemm(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFun
                 for j in T.unroll(nv):
                     acc[T.ramp((i * nv + j) * LANES, 1, LANES)] = C.vload([i, j * LANES], VEC)
             for ko in range(kp // ku):
+                if bool(ahead):
+                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead))
                 for ki in T.unroll(ku):
                     for x in T.unroll(outer):
                         for y in T.unroll(inner):

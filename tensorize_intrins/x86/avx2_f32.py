@@ -19,7 +19,10 @@ LANES = 8
     lanes=LANES,
     registers=16,
     mnemonics=("vfmadd132ps|vfmadd213ps|vfmadd231ps",),
+    version=2,
 )
-def gemm(mr: int, nv: int, kc: int, ku: int, a_panel: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm(
+    mr: int, nv: int, kc: int, ku: int, a_panel: int, c_local: int, ahead: int
+) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """C[mr, nv*8] += A[mr, kc] @ B[kc, nv*8]."""
-    return fma_gemm(mr, nv, kc, ku, LANES, bool(a_panel), bool(c_local))
+    return fma_gemm(mr, nv, kc, ku, LANES, bool(a_panel), bool(c_local), ahead)

@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from qimeng_tvm.intrin import GemmShape, gemm_desc, intrin_family, whole
+from qimeng_tvm.intrin import GemmShape, gemm_desc, intrin_family, prefetch_ahead, whole
 
 LANES = 8
 VEC = f"int32x{LANES}"
@@ -21,7 +21,7 @@ PAIRS = f"int16x{2 * LANES}"
 
 
 def _madd_gemm(
-    a_dtype: str, b_store: str, mr: int, nv: int, kc: int, ku: int, c_local: bool
+    a_dtype: str, b_store: str, mr: int, nv: int, kc: int, ku: int, c_local: bool, ahead: int
 ) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     nr, kp = nv * LANES, kc // 2
     s = GemmShape(mr, nr, kc, a_dtype, "int8", "int32", "int16", b_store, 2, False, c_local)
@@ -63,6 +63,8 @@ def _madd_gemm(
                 for j in T.unroll(nv):
                     acc[T.ramp((i * nv + j) * LANES, 1, LANES)] = C.vload([i, j * LANES], VEC)
             for ko in range(kp // ku):
+                if bool(ahead):
+                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead))
                 for ki in T.unroll(ku):
                     for x in T.unroll(outer):
                         for y in T.unroll(inner):
@@ -82,31 +84,35 @@ def _family(a_dtype: str, b_store: str) -> Any:
         storage=("int16", b_store),
         lanes=LANES,
         registers=16,
-        scratch=1 if b_store == "int16" else 3,
+        scratch=1 if b_store == "int16" else 4,
         k_pack=2,
+        uops=2,
+        column_uops=0 if b_store == "int16" else 1,
+        latency=1,  # of vpaddd: the products do not wait for the sum
         mnemonics=("vpmaddwd", "vpaddd"),
+        version=2,
     )
 
 
 @_family("uint8", "int16")
-def gemm_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """u8 x s8: C[mr, nv*8] += A[mr, kc] @ B[kc, nv*8], k in pairs, A and B packed as int16."""
-    return _madd_gemm("uint8", "int16", mr, nv, kc, ku, bool(c_local))
+    return _madd_gemm("uint8", "int16", mr, nv, kc, ku, bool(c_local), ahead)
 
 
 @_family("int8", "int16")
-def gemm_s8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm_s8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """s8 x s8: C[mr, nv*8] += A[mr, kc] @ B[kc, nv*8], k in pairs, A and B packed as int16."""
-    return _madd_gemm("int8", "int16", mr, nv, kc, ku, bool(c_local))
+    return _madd_gemm("int8", "int16", mr, nv, kc, ku, bool(c_local), ahead)
 
 
 @_family("uint8", "int8")
-def gemv_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemv_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Skinny u8 x s8: B stays one byte wide in memory and is widened in registers (vpmovsxbw)."""
-    return _madd_gemm("uint8", "int8", mr, nv, kc, ku, bool(c_local))
+    return _madd_gemm("uint8", "int8", mr, nv, kc, ku, bool(c_local), ahead)
 
 
 @_family("int8", "int8")
-def gemv_s8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemv_s8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Skinny s8 x s8: B stays one byte wide in memory and is widened in registers (vpmovsxbw)."""
-    return _madd_gemm("int8", "int8", mr, nv, kc, ku, bool(c_local))
+    return _madd_gemm("int8", "int8", mr, nv, kc, ku, bool(c_local), ahead)

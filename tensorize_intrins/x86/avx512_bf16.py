@@ -44,10 +44,11 @@ def _dot(acc: Any, a: Any, b: Any) -> Any:
     registers=32,
     k_pack=2,
     mnemonics=("vdpbf16ps",),
+    version=2,
 )
-def gemm(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """C[mr, nv*16] += A[mr, kc] @ B[kc, nv*16], k in pairs."""
     s = GemmShape(
         mr, nv * LANES, kc, "bfloat16", "bfloat16", "float32", "bfloat16", "bfloat16", 2, False, bool(c_local)
     )
-    return dot_gemm(s, LANES, ku, _dot, llvm=LLVM)
+    return dot_gemm(s, LANES, ku, _dot, ahead=ahead, llvm=LLVM)

@@ -48,10 +48,11 @@ def _shape(a_dtype: str, mr: int, nv: int, kc: int, c_local: int) -> GemmShape:
     registers=16,
     k_pack=4,
     mnemonics=("vpdpbusd",),
+    version=2,
 )
-def gemm_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """u8 x s8: C[mr, nv*8] += A[mr, kc] @ B[kc, nv*8], k in fours."""
-    return dot_gemm(_shape("uint8", mr, nv, kc, c_local), LANES, ku, _dot)
+    return dot_gemm(_shape("uint8", mr, nv, kc, c_local), LANES, ku, _dot, ahead=ahead)
 
 
 @intrin_family(
@@ -64,8 +65,9 @@ def gemm_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.Pr
     scratch_columns=1,
     k_pack=4,
     mnemonics=("vpdpbusd",),
+    version=2,
 )
-def gemm_s8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm_s8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """s8 x s8: C[mr, nv*8] += A[mr, kc] @ B[kc, nv*8], k in fours, A made unsigned in registers."""
     flip = tirx.call_extern(f"int32x{LANES}", SIGN_BITS)
-    return dot_gemm(_shape("int8", mr, nv, kc, c_local), LANES, ku, _dot, llvm=LLVM, flip=flip)
+    return dot_gemm(_shape("int8", mr, nv, kc, c_local), LANES, ku, _dot, ahead=ahead, llvm=LLVM, flip=flip)

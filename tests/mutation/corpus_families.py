@@ -11,7 +11,7 @@ AVX512_F32, AVX512_BF16, AVX512_VNNI = (f"{_X86}.avx512_{name}" for name in ("f3
 F32, BF16, INT8 = f"{_X86}.avx2_f32", f"{_X86}.avx2_bf16", f"{_X86}.avx2_int8"
 
 #: Tile parameters that tell rows from columns, steps from unrolling, and use every loop.
-TILE = {"mr": 4, "nv": 2, "kc": 16, "ku": 2, "a_panel": 0, "c_local": 0}
+TILE = {"mr": 4, "nv": 2, "kc": 16, "ku": 2, "a_panel": 0, "c_local": 0, "ahead": 0}
 LOCAL = {**TILE, "c_local": 1}
 PANEL = {**TILE, "a_panel": 1}
 #: More vectors than rows: the loops go the other way round.

@@ -56,22 +56,22 @@ def _shape(dtypes: tuple[str, str, str], mr: int, nv: int, kc: int, c_local: int
 
 
 @intrin_family(isa="generic", dtypes=("uint8", "int8", "int32"), lanes=LANES, registers=16, k_pack=4)
-def gemm_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """As on AVX-512 VNNI."""
     shape = _shape(("uint8", "int8", "int32"), mr, nv, kc, c_local, 4)
-    return dot_gemm(shape, LANES, ku, _multiply_add("bytes", "int32"), llvm=_bytes())
+    return dot_gemm(shape, LANES, ku, _multiply_add("bytes", "int32"), ahead=ahead, llvm=_bytes())
 
 
 @intrin_family(isa="generic", dtypes=("int8", "int8", "int32"), lanes=LANES, registers=16, k_pack=4)
-def gemm_s8s8(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm_s8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """As on AVX-512 VNNI, A made unsigned."""
     shape = _shape(("int8", "int8", "int32"), mr, nv, kc, c_local, 4)
     flip = tirx.Broadcast(tirx.const(-2139062144, "int32"), LANES)
-    return dot_gemm(shape, LANES, ku, _multiply_add("bytes", "int32"), llvm=_bytes(), flip=flip)
+    return dot_gemm(shape, LANES, ku, _multiply_add("bytes", "int32"), ahead=ahead, llvm=_bytes(), flip=flip)
 
 
 @intrin_family(isa="generic", dtypes=("bfloat16", "bfloat16", "float32"), lanes=LANES, registers=16, k_pack=2)
-def gemm(mr: int, nv: int, kc: int, ku: int, c_local: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """As on AVX-512 BF16."""
     shape = _shape(("bfloat16", "bfloat16", "float32"), mr, nv, kc, c_local, 2)
-    return dot_gemm(shape, LANES, ku, _multiply_add("halves", "float32"), llvm=_halves())
+    return dot_gemm(shape, LANES, ku, _multiply_add("halves", "float32"), ahead=ahead, llvm=_halves())

@@ -27,7 +27,7 @@ def test_a_name_reads_back(key, data):
 
 
 def test_names_are_found_in_text():
-    name = family("x86.avx2_f32.gemm").intrin_name(mr=4, nv=2, kc=64, ku=2, a_panel=0, c_local=1)
+    name = family("x86.avx2_f32.gemm").intrin_name(mr=4, nv=2, kc=64, ku=2, a_panel=0, c_local=1, ahead=0)
     assert names_in(f'["Tensorize", "{name}"], "{name}", "qimeng.not.a.name"') == (name,)
 
 
