@@ -13,7 +13,6 @@ from typing import Any
 
 from qimeng_tvm.bench.host import LocalHost, first_line
 from qimeng_tvm.bench.systems import Refusal, Variant
-from qimeng_tvm.bench.timing import spread
 
 _PR_SET_PDEATHSIG = 1
 
@@ -48,7 +47,7 @@ class _Server:
         if command == "accept":
             opened = self._host.accept(self._offered, Path(arguments[0]))
             self._offered = ()  # variants not chosen free their operands
-            spread(self._cores)  # after the first calls: a thread made later would be bound like its maker
+            self._host.settle(self._cores)
             return opened
         if command == "sample":
             return self._host.sample(arguments[0])

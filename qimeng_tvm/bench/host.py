@@ -6,6 +6,7 @@ import os
 import pickle
 import select
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,13 +20,15 @@ import numpy as np
 
 from qimeng_tvm.bench.data import Inputs, Reference, load_inputs, load_reference
 from qimeng_tvm.bench.systems import BenchError, Refusal, System, Variant, variants
-from qimeng_tvm.bench.timing import pin, time_calls
+from qimeng_tvm.bench.timing import pin, spread, time_calls
 from qimeng_tvm.request import Request
 
 # A call slower than this is not repeated to warm the caches: its operands do not stay there anyway.
 _WARM_BELOW_SECONDS = 0.1
 _TRY_SECONDS = 0.1
 _SLOW_SECONDS = 0.5
+#: Calls that tell whether a library is worse off with its threads bound, and by what factor it must be.
+_SETTLE, _WORSE = 15, 1.15
 # Left over from the caller's settings, these would hold a library back; threads are set by each system itself.
 _SCRUBBED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "TVM_NUM_THREADS",
              "OPENBLAS_CORETYPE", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")  # fmt: skip
@@ -162,6 +165,21 @@ class LocalHost:
         if self._seconds < _WARM_BELOW_SECONDS:
             self._call()
         return time_calls(self._call, inner)
+
+    def settle(self, cores: Sequence[int]) -> None:
+        """Keep the caller and the library's pool on cores of their own, unless that is clearly slower.
+
+        To be called after the first calls: a thread made later would be bound like its maker. A library with more
+        threads than cores (two OpenMP runtimes, say) is better off unbound.
+        """
+        if self._call is None or len(cores) < 2:
+            return
+        repeats = _SETTLE if self._seconds < _SLOW_SECONDS else 1
+        free = statistics.median(time_calls(self._call, 1) for _ in range(repeats))
+        spread(cores)
+        bound = statistics.median(time_calls(self._call, 1) for _ in range(repeats))
+        if bound > _WORSE * free:
+            pin(cores)
 
     def close_case(self) -> None:
         """See :class:`Host`."""

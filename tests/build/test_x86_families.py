@@ -129,7 +129,9 @@ def test_the_inner_loop_is_the_instruction_and_nothing_spills(key: str, kernel: 
     rows = mr if one.kind.startswith("gemv") else mr * max(2, -(-9 // mr))
     line = f"{WORDS[one.dtypes[0]]} gemm {rows}x{2 * nv * one.lanes}x512 constant B"
     pack_a = "none" if one.storage[0] == one.dtypes[0] else "whole"
-    _, operator = scheduled(line, machine(cpus[0]), family=key, micro_kernel=kernel, pack_a=pack_a, unroll=2)
+    _, operator = scheduled(
+        line, machine(cpus[0]), family=key, micro_kernel=kernel, pack_a=pack_a, unroll=2, prefetch="no"
+    )
     for cpu in cpus if kernel == kernels[0] else cpus[:1]:
         text = assembly(operator, target_of(machine(cpu), 1))
         report = audit_text(text, "x86", one.mnemonics, max_spills=0)

@@ -90,7 +90,7 @@ class FakeMachine:
 
 def test_systems_take_turns_and_get_the_repeats_asked_for():
     machine = FakeMachine()
-    plan = timing.TimingPlan(repeats=20, total_seconds=0.05, sample_seconds=0.001)
+    plan = timing.TimingPlan(repeats=20, total_seconds=0.05, sample_seconds=0.001, hopeless=100)
     samplers = {"a": machine.sampler("a", 1e-4), "b": machine.sampler("b", 3e-3)}
     result = timing.interleave(samplers, plan)
     assert result["a"].seconds_median == pytest.approx(1e-4)
@@ -107,7 +107,7 @@ def test_systems_take_turns_and_get_the_repeats_asked_for():
 
 def test_a_slow_system_gets_fewer_samples_spread_over_the_rounds():
     machine = FakeMachine()
-    plan = timing.TimingPlan(repeats=20, cap_seconds=6.0)
+    plan = timing.TimingPlan(repeats=20, cap_seconds=6.0, hopeless=1e6)
     result = timing.interleave({"slow": machine.sampler("slow", 1.0), "fast": machine.sampler("fast", 1e-3)}, plan)
     assert result["slow"].repeats == 6
     assert result["fast"].repeats == 20
@@ -116,6 +116,14 @@ def test_a_slow_system_gets_fewer_samples_spread_over_the_rounds():
     assert turns.count("slow") == 6
     very_slow = timing.interleave({"s": machine.sampler("s", 50.0)}, plan)["s"]
     assert very_slow.repeats == 1
+
+
+def test_a_hopeless_system_gets_the_fewest_samples():
+    machine = FakeMachine()
+    plan = timing.TimingPlan(repeats=20, min_repeats=3, hopeless=4.0)
+    seconds = {"fast": 1e-3, "near": 3.9e-3, "far": 4.1e-3}
+    result = timing.interleave({name: machine.sampler(name, s) for name, s in seconds.items()}, plan)
+    assert {name: sample.repeats for name, sample in result.items()} == {"fast": 20, "near": 20, "far": 3}
 
 
 def test_spread_is_the_quartiles_over_the_median():
