@@ -58,13 +58,14 @@ def show(
 ) -> None:
     """Show a family's source, and the TensorIR of one of its intrinsics."""
     from qimeng_tvm.check.intrinsic import example_parameters
-    from qimeng_tvm.intrin import IntrinName, family
+    from qimeng_tvm.intrin import family
+    from qimeng_tvm.intrin.registry import resolve
 
-    name = IntrinName.parse(key) if key.startswith("qimeng.") else None
-    owner = family(name.key if name else key)
+    named = key.startswith("qimeng.")
+    owner, values = resolve(key) if named else (family(key), ())
     typer.echo(inspect.getsource(inspect.getmodule(owner.build)))  # type: ignore[arg-type]
-    if tir or name:
-        values = name.values if name else tuple(example_parameters(owner).values())
+    if tir or named:
+        values = values or tuple(example_parameters(owner).values())
         desc, impl = owner.build(*values)
         for title, func in (("desc", desc), ("impl", impl)):
             typer.echo(f"# {title} of {owner.intrin_name(**dict(zip(owner.parameters, values, strict=True)))}")

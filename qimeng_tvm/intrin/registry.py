@@ -69,6 +69,19 @@ def ensure_registered(name: str) -> None:
 
     if TensorIntrin.get(name, allow_missing=True) is not None:
         return
+    owner, values = resolve(name)
+    desc, impl = owner.build(*values)
+    TensorIntrin.register(name, desc, impl)
+
+
+def resolve(name: str) -> tuple[IntrinFamily, tuple[int, ...]]:
+    """Return the family and the parameters that a canonical name stands for.
+
+    Raises
+    ------
+    IntrinError
+        If the family is unknown, or its version or its parameters are others than the name's.
+    """
     parsed = IntrinName.parse(name)
     owner = family(parsed.key)
     if owner.version != parsed.version:
@@ -80,8 +93,7 @@ def ensure_registered(name: str) -> None:
         raise IntrinError(
             f"{name} has {len(parsed.values)} parameters, {owner.key} takes {', '.join(owner.parameters)}"
         )
-    desc, impl = owner.build(*parsed.values)
-    TensorIntrin.register(name, desc, impl)
+    return owner, parsed.values
 
 
 def names_in(text: str) -> tuple[str, ...]:
