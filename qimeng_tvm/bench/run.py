@@ -205,7 +205,8 @@ def _group(
             ready[name] = opened
     a_dtype = case.request().a_dtype
     samplers = {name: hosts[name].sample for name in ready}
-    samples = timing.interleave(samplers | (ceiling.samplers(a_dtype, threads) if ready else {}), plan)
+    loops = ceiling.samplers(a_dtype, threads) if ready else {}
+    samples = timing.interleave(samplers | loops, plan, yardsticks=loops)
     peak = ceiling.gflops(samples.get(CEILING), a_dtype, threads)
     rows = []
     for name, host in hosts.items():

@@ -15,7 +15,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,10 +114,13 @@ def summarize(seconds: Iterable[float], inner: int) -> Sample:
     return Sample(values[0], median, (quarters[2] - quarters[0]) / median, len(values), inner)
 
 
-def interleave(samplers: Mapping[str, Sampler], plan: TimingPlan = FULL) -> dict[str, Sample | Exception]:
+def interleave(
+    samplers: Mapping[str, Sampler], plan: TimingPlan = FULL, yardsticks: Collection[str] = ()
+) -> dict[str, Sample | Exception]:
     """Time the systems in turns.
 
-    A system whose sampler raises drops out; its exception stands in the result and the others go on.
+    A system whose sampler raises drops out; its exception stands in the result and the others go on. ``yardsticks``
+    do another work than the systems (a peak loop): they take their turns, and nobody is called slow beside them.
     """
     result: dict[str, Sample | Exception] = {}
     calibrated: dict[str, tuple[int, int, float]] = {}
@@ -130,7 +133,8 @@ def interleave(samplers: Mapping[str, Sampler], plan: TimingPlan = FULL) -> dict
         except Exception as error:  # a peer may fail in any way; that is a row, not a crash
             result[name] = error
     once = {name: once for name, (_, _, once) in calibrated.items()}
-    slow = {name for name, seconds in once.items() if seconds > plan.hopeless * min(once.values())}
+    fastest = min((seconds for name, seconds in once.items() if name not in yardsticks), default=math.inf)
+    slow = {name for name, seconds in once.items() if seconds > plan.hopeless * fastest} - set(yardsticks)
     for name, (inner, repeats, _) in calibrated.items():
         plans[name] = inner, min(repeats, plan.min_repeats) if name in slow else repeats
     rounds = max((repeats for _, repeats in plans.values()), default=0)

@@ -2,7 +2,7 @@
 
 from qimeng_tvm.intrin.contract import IntrinFamily, IntrinName, intrin_family
 from qimeng_tvm.intrin.fma import fma_gemm
-from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, load, prefetch_ahead, whole
+from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, lines_ahead, load, prefetch_ahead, whole
 from qimeng_tvm.intrin.registry import ensure_registered, ensure_registered_in, families, families_for, family, names_in
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "fma_gemm",
     "gemm_desc",
     "intrin_family",
+    "lines_ahead",
     "load",
     "names_in",
     "prefetch_ahead",

@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, prefetch_ahead, whole
+from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, lines_ahead, prefetch_ahead, whole
 
 #: (accumulator, vector of A words, vector of B words) -> accumulator; words are int32 lanes.
 MultiplyAdd = Callable[[Any, Any, Any], Any]
@@ -42,7 +42,7 @@ def dot_gemm(
     multiply_add : callable
         The instruction.
     ahead : int
-        Row tiles that share a panel of B and prefetch the one behind it; 0: no prefetch.
+        Row tiles that share a panel of B, for `prefetch_ahead`; 0: no prefetch.
     llvm : str
         LLVM IR that ``multiply_add`` and ``flip`` call into, if any.
     flip : expression, optional
@@ -108,8 +108,8 @@ def dot_gemm(
                 for j in T.unroll(nv):
                     extra[T.ramp(j * lanes, 1, lanes)] = T.broadcast(T.int32(0), lanes)
             for ko in range(kp // ku):
-                if bool(ahead):
-                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead))
+                for line in T.unroll(lines_ahead(s, ku, ahead)):
+                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead, line))
                 for ki in T.unroll(ku):
                     if flip is not None and rows_outside:
                         for j in T.unroll(nv):

@@ -7,7 +7,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, load, prefetch_ahead, whole
+from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, lines_ahead, load, prefetch_ahead, whole
 
 
 def fma_gemm(
@@ -28,7 +28,7 @@ def fma_gemm(
     c_local : bool
         C is the caller's register tile, else memory.
     ahead : int
-        Row tiles that share a panel of B and prefetch the one behind it; 0: no prefetch.
+        Row tiles that share a panel of B, for `prefetch_ahead`; 0: no prefetch.
 
     Notes
     -----
@@ -76,8 +76,8 @@ def fma_gemm(
                 for j in T.unroll(nv):
                     acc[T.ramp((i * nv + j) * lanes, 1, lanes)] = C.vload([i, j * lanes], vec)
             for ko in range(kc // ku):
-                if bool(ahead):
-                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead))
+                for line in T.unroll(lines_ahead(s, ku, ahead)):
+                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead, line))
                 for ki in T.unroll(ku):
                     for x in T.unroll(outer):
                         for y in T.unroll(inner):

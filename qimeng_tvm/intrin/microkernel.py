@@ -128,14 +128,27 @@ def load(buffer: tirx.Buffer, index: Sequence[Any]) -> Any:
 
 #: Bytes that one prefetch brings in.
 _LINE = 64
+#: How far ahead a panel prefetches itself: a page, where the machine's own prefetcher stops.
+_AHEAD = 4096
 
 
-def prefetch_ahead(shape: GemmShape, a: tirx.Buffer, b: tirx.Buffer, sa: Any, ko: Any, ku: int, tiles: int) -> Any:
-    """Prefetch a line of the panel of B behind this one, into the second-level cache.
+def _round_bytes(s: GemmShape, ku: int) -> int:
+    return s.nr * s.k_pack * ku * _WIDTH[s.b_store]
 
-    One line in each round ``ko`` of ``ku`` steps. The few row tiles that share a panel each take a part of the next
-    one, so that it comes in all the time and not only while the first of them runs. What is told to be fetched need
-    not exist: a prefetch has no effect that can be seen.
+
+def lines_ahead(shape: GemmShape, ku: int, tiles: int) -> int:
+    """Prefetches in each round of ``ku`` steps; see `prefetch_ahead`."""
+    return max(1, _round_bytes(shape, ku) // _LINE) if tiles == 1 else min(tiles, 1)
+
+
+def prefetch_ahead(
+    shape: GemmShape, a: tirx.Buffer, b: tirx.Buffer, sa: Any, ko: Any, ku: int, tiles: int, line: Any
+) -> Any:
+    """Prefetch a line of B that is not in use yet into the second-level cache.
+
+    A lone row tile streams B once: it prefetches what comes a page later. Several row tiles that share a panel
+    prefetch the next one, a line a round: each takes a part of it, so that it comes in all the time and not only while
+    the first of them runs. What is told to be fetched need not exist: a prefetch has no effect that can be seen.
 
     Parameters
     ----------
@@ -149,12 +162,17 @@ def prefetch_ahead(shape: GemmShape, a: tirx.Buffer, b: tirx.Buffer, sa: Any, ko
         Round, and k steps in a round.
     tiles : int
         Row tiles that share a panel.
+    line : expression
+        Which of the round's `lines_ahead`.
     """
     s = shape
     panel, width = s.kc * s.nr, _WIDTH[s.b_store]
-    parts = min(tiles, max(1, s.nr * s.k_pack * ku * width // _LINE))
-    place = tirx.floordiv(a.elem_offset, sa * (s.kc // s.k_pack if s.a_panel else s.mr))
-    at = panel + tirx.floormod(place, parts) * (panel // parts) + ko * (_LINE // width)
+    if tiles < 2:
+        at = (_AHEAD + ko * _round_bytes(s, ku) + line * _LINE) // width
+    else:
+        parts = min(tiles, max(1, _round_bytes(s, ku) // _LINE))
+        place = tirx.floordiv(a.elem_offset, sa * (s.kc // s.k_pack if s.a_panel else s.mr))
+        at = panel + tirx.floormod(place, parts) * (panel // parts) + ko * (_LINE // width)
     address = tirx.call_intrin("handle", "tirx.handle_add_byte_offset", b.data, (b.elem_offset + at) * width)
     hint = (tirx.const(x, "int32") for x in (0, 2, 1))  # to read, soon, data
     return tirx.call_llvm_intrin("void", "llvm.prefetch", address, *hint)

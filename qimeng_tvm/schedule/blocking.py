@@ -62,12 +62,16 @@ class GemmPlan:
 
     @property
     def ahead(self) -> int:
-        """Row tiles that share a panel of B and prefetch the one behind it; 0: no prefetch."""
+        """Row tiles that share a panel of B, whose prefetches are worth having; 0: no prefetch."""
+        if not self.prefetch or self.pack_b not in ("constant", "whole"):
+            return 0
+        if self.mc == self.m_blocks == self.k_blocks == 1:
+            return 1
         # What lies behind in memory must be what comes next; and the place of a tile be told by A's offset.
         follows = self.k_blocks == 1 or (self.nc == 1 and self.order == "n")
         placed = self.k_blocks == 1 or (self.pack_a == "none" and not self.a_panel)
-        reused = self.pack_b in ("constant", "whole") and self.inner_order == "n" and 1 < self.mc <= _FEW_TILES
-        return self.mc if self.prefetch and reused and follows and placed else 0
+        reused = self.inner_order == "n" and 1 < self.mc <= _FEW_TILES
+        return self.mc if reused and follows and placed else 0
 
     @property
     def nr(self) -> int:
@@ -261,7 +265,7 @@ def _space(
         "pack_a": (("none", "whole", "block"), "A in place, packed once, or packed block by block"),
         "pack_b": (pack_b, "the same for B; constant: at compile time"),
         "unroll": ((1, 2, 4), "k steps unrolled in the micro-kernel"),
-        "prefetch": (("yes", "no"), "bring in the next panel of B while this one is used"),
+        "prefetch": (("yes", "no"), "bring in B before it is used: the next panel, or a page ahead"),
         "parallel": (("yes", "no") if info.threads > 1 else ("no",), "share blocks of C between the cores"),
     }
     best = default_values(info, hardware, families, choices)
@@ -312,26 +316,30 @@ def default_values(
                     fixed = {"family": family.key, "micro_kernel": kernel, "pack_a": pack_a, "pack_b": pack_b}
                     for first in starts:
                         values = {**start, **fixed, "order": "m" if pack_a == "block" else "n", **first}
-                        here = _descend(values, cost, choices, ("kc", "nc", "mc", "inner_order", "order", "parallel"))
+                        here = _descend(values, cost, choices)
                         if here[1] < best_cost:
                             best, best_cost = here
     if not best:
         raise ScheduleError(f"no legal blocking for {info.m}x{info.n}x{info.k} with {families[0].key}")
-    return best
+    used = gemm_plan(info, families, best.__getitem__).ahead > 0
+    return {**best, "prefetch": "yes" if used else "no"}  # what is said to be done is done
+
+
+#: What the descent changes, in this order.
+_DESCENT = ("kc", "nc", "mc", "inner_order", "order", "prefetch", "parallel")
 
 
 def _descend(
     values: dict[str, Value],
     cost: Callable[[dict[str, Value]], float],
     choices: dict[str, tuple[tuple[Value, ...], str]],
-    names: tuple[str, ...],
 ) -> tuple[dict[str, Value], float]:
     """Coordinate descent: change one decision at a time while it helps."""
     best = cost(values)
     improved = True
     while improved:
         improved = False
-        for name in names:
+        for name in _DESCENT:
             for candidate in choices[name][0]:
                 trial = {**values, name: candidate}
                 price = cost(trial)

@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from qimeng_tvm.intrin import GemmShape, gemm_desc, intrin_family, prefetch_ahead, whole
+from qimeng_tvm.intrin import GemmShape, gemm_desc, intrin_family, lines_ahead, prefetch_ahead, whole
 
 LANES = 8
 VEC = f"int32x{LANES}"
@@ -63,8 +63,8 @@ def _madd_gemm(
                 for j in T.unroll(nv):
                     acc[T.ramp((i * nv + j) * LANES, 1, LANES)] = C.vload([i, j * LANES], VEC)
             for ko in range(kp // ku):
-                if bool(ahead):
-                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead))
+                for line in T.unroll(lines_ahead(s, ku, ahead)):
+                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead, line))
                 for ki in T.unroll(ku):
                     for x in T.unroll(outer):
                         for y in T.unroll(inner):
