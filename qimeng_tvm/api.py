@@ -19,7 +19,7 @@ from qimeng_tvm.bench.ours import NAME, tensor_of, variant_of
 from qimeng_tvm.bench.run import bench_gemm
 from qimeng_tvm.bench.suite import DTYPES, make_case
 from qimeng_tvm.bench.systems import CallableSystem, default_peers
-from qimeng_tvm.bench.timing import Sample, interleave, time_calls
+from qimeng_tvm.bench.timing import Sample, interleave_calmly, time_calls
 from qimeng_tvm.check.audit import AuditReport
 from qimeng_tvm.check.numbers import NumbersReport
 from qimeng_tvm.check.timing import TimingVerdict, sanity
@@ -33,6 +33,7 @@ from qimeng_tvm.compiler import (
     loader_text,
 )
 from qimeng_tvm.errors import BuildError, HardwareError, UsageError
+from qimeng_tvm.files import write_atomic
 from qimeng_tvm.hardware import Hardware, configure_threads, measured, target_of, to_json, use_threads
 from qimeng_tvm.operators import flops, make_inputs, prim_func
 from qimeng_tvm.request import Request, check_memory, describe, parse
@@ -366,7 +367,9 @@ def _time_alone(request: Request, hardware: Hardware, compiled: Compiled, thread
     ceiling = Ceiling(hardware)
     with use_threads(threads, pin=True):
         ours = {NAME: lambda inner: time_calls(lambda: main(*arrays, c), inner)}
-        samples = interleave(ours | ceiling.samplers(request.a_dtype, threads))
+        loops = ceiling.samplers(request.a_dtype, threads)
+        floors = ceiling.floors(request.a_dtype, threads)
+        samples, _ = interleave_calmly(ours | loops, yardsticks=loops, floors=floors)
     found = samples[NAME]
     if isinstance(found, Exception):
         raise BuildError(f"the operator could not be timed: {found}") from found
@@ -383,6 +386,4 @@ def write_artifact(folder: Path, result: RunResult, compiled: Compiled) -> None:
         "run.json": json.dumps(result.to_json(), indent=2) + "\n",
     }
     for name, text in texts.items():
-        temporary = folder / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / name)
+        write_atomic(folder / name, text)

@@ -49,3 +49,19 @@ class BuildError(QimengError):
 
 class CheckError(QimengError):
     """The checks could not be carried out (a *failed* check is a report, not an exception)."""
+
+
+class LLMError(QimengError):
+    """A language model gave no answer, or none that can be used."""
+
+
+class BudgetError(LLMError):
+    """The calls, tokens or money that a run may spend are spent."""
+
+
+class TranscriptError(LLMError):
+    """A transcript is damaged, or holds no answer to what is asked."""
+
+
+class GenerateError(QimengError):
+    """Nothing that the model wrote passed the checks."""

@@ -38,6 +38,16 @@ class Ceiling:
         loop = self.loop(a_dtype, threads)
         return {NAME: _sampler(loop, threads)} if loop is not None else {}
 
+    def floors(self, a_dtype: str, threads: int) -> dict[str, float]:
+        """Return the seconds that the loop takes on this machine when nobody else is there."""
+        loop = self.loop(a_dtype, threads)
+        if loop is None or self._hardware is None:
+            return {}
+        peaks = self._hardware.peaks if threads == 1 else self._hardware.peaks_all
+        known = peaks.get(peak_dtype(a_dtype), 0.0)
+        whole = threads in (1, self._hardware.cores)
+        return {NAME: loop.operations / known / 1e9} if known and whole else {}
+
     def gflops(self, sample: Sample | Exception | None, a_dtype: str, threads: int) -> float:
         """Return the median speed that a sample of the loop amounts to; 0 when there is none."""
         loop = self.loop(a_dtype, threads)

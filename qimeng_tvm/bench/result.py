@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qimeng_tvm.bench.suite import DTYPES
+from qimeng_tvm.files import write_atomic
 
 #: Keys that every row of the JSON has, in this order.
 ROW_KEYS = ("case", "dtype", "threads", "system", "seconds_min", "seconds_median", "gflops", "spread")
@@ -30,7 +29,8 @@ class Row:
     extra : Mapping[str, Any]
         Further keys: ``wrong`` (the answer is, so nobody has to beat it), ``error`` (true: it failed), ``refused``,
         ``note``, ``peak_gflops`` (of the register-only loop, timed in turns with the systems), ``variant``,
-        ``out_dtype``, ``repeats``, ``inner``, ``decisions``...
+        ``out_dtype``, ``repeats``, ``inner``, ``attempts`` (of timing the group, until the machine was calm),
+        ``decisions``...
     """
 
     case: str
@@ -78,15 +78,23 @@ class Duel:
     note: str = ""
 
 
-def duels(rows: Iterable[Row], ours: str) -> list[Duel]:
-    """Compare ours with the best peer, case by case; cases that no peer does are left out."""
+#: Our own operators with the analytic decisions, beside the tuned ones when there are such.
+UNTUNED = "qimeng_untuned"
+
+
+def _groups(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
+    return groups
+
+
+def duels(rows: Iterable[Row], ours: str) -> list[Duel]:
+    """Compare ours with the best peer, case by case; cases that no peer does are left out."""
     found = []
-    for (case, dtype, threads), members in groups.items():
+    for (case, dtype, threads), members in _groups(rows).items():
         mine = [r for r in members if r.system == ours]
-        peers = [r for r in members if r.system != ours and r.counts]
+        peers = [r for r in members if r.system not in (ours, UNTUNED) and r.counts]
         if not mine or not peers:
             continue
         best = min(peers, key=lambda r: r.seconds_median or math.inf)
@@ -97,6 +105,17 @@ def duels(rows: Iterable[Row], ours: str) -> list[Duel]:
             note = str(mine[0].extra.get("note") or "wrong answer")
             found.append(Duel(case, dtype, threads, 0.0, best.system, note))
     return found
+
+
+def untuned_shares(rows: Iterable[Row], ours: str) -> dict[tuple[str, str, int], float]:
+    """Return the speed of the analytic decisions as a share of the tuned ones', case by case."""
+    shares = {}
+    for group, members in _groups(rows).items():
+        seconds = {r.system: r.seconds_median for r in members if r.counts and r.seconds_median}
+        tuned, untuned = seconds.get(ours), seconds.get(UNTUNED)
+        if tuned and untuned:
+            shares[group] = tuned / untuned
+    return shares
 
 
 def _standing(found: Sequence[Duel]) -> dict[str, Any]:
@@ -172,7 +191,18 @@ class BenchResult:
                 for t in dtypes
                 for n in threads
             },
+            **self._untuned(),
         }
+
+    def _untuned(self) -> dict[str, Any]:
+        """How near the analytic decisions come to the tuned ones; nothing when nothing was tuned."""
+        shares = untuned_shares(self.rows, self.ours)
+        if not shares:
+            return {}
+        mean = math.exp(sum(map(math.log, shares.values())) / len(shares))
+        worst = min(shares, key=lambda group: shares[group])
+        case = dict(zip(("case", "dtype", "threads"), worst, strict=True))
+        return {"untuned_vs_tuned": {"cases": len(shares), "geomean": mean, "min": shares[worst], "worst": case}}
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole result as one JSON object."""
@@ -185,14 +215,4 @@ class BenchResult:
 
     def write(self, path: Path) -> None:
         """Write the JSON in one step: the file is the old one or the new one, never half."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w") as stream:
-                json.dump(self.to_json(), stream, indent=1)
-                stream.write("\n")
-            os.chmod(temporary, 0o644)  # mkstemp makes it readable to its owner alone
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomic(path, json.dumps(self.to_json(), indent=1) + "\n")

@@ -206,7 +206,8 @@ def _group(
     a_dtype = case.request().a_dtype
     samplers = {name: hosts[name].sample for name in ready}
     loops = ceiling.samplers(a_dtype, threads) if ready else {}
-    samples = timing.interleave(samplers | loops, plan, yardsticks=loops)
+    floors = ceiling.floors(a_dtype, threads) if loops else {}
+    samples, attempts = timing.interleave_calmly(samplers | loops, plan, yardsticks=loops, floors=floors)
     peak = ceiling.gflops(samples.get(CEILING), a_dtype, threads)
     rows = []
     for name, host in hosts.items():
@@ -214,7 +215,8 @@ def _group(
         if isinstance(sample, Exception):
             failed[name] = {"error": True, "note": _reason(sample)}
         if isinstance(sample, timing.Sample):
-            rows.append(_row(Row(case.name, case.dtype, threads, name), case.flops, sample, ready[name], plan, peak))
+            blank = Row(case.name, case.dtype, threads, name, extra={"attempts": attempts})
+            rows.append(_row(blank, case.flops, sample, ready[name], plan, peak))
         else:
             rows.append(Row(case.name, case.dtype, threads, name, extra=failed[name]))
         try:
@@ -231,6 +233,7 @@ def _row(blank: Row, flops: int, sample: timing.Sample, opened: Opened, plan: ti
     if opened.wrong:
         notes.append("wrong answer")
     extra: dict[str, Any] = {
+        **blank.extra,
         **opened.extra,
         "repeats": sample.repeats,
         "inner": sample.inner,

@@ -93,6 +93,13 @@ def summary_lines(result: BenchResult) -> list[str]:
     for loss in result.losses():
         text = f"{loss.ratio:.3f} of {loss.best_peer}" if loss.ratio else f"no right answer ({loss.note})"
         lines.append(f"lost: {loss.case} {loss.dtype} at {loss.threads} threads: {text}")
+    untuned = summary.get("untuned_vs_tuned")
+    if untuned:
+        worst = untuned["worst"]
+        lines.append(
+            f"analytic decisions reach {untuned['geomean']:.3f} of the tuned speed (geomean of {untuned['cases']}), "
+            f"min {untuned['min']:.3f} ({worst['case']} {worst['dtype']} at {worst['threads']} threads)"
+        )
     for row in summary["over_peak"]:
         lines.append(
             f"measuring error? {row['system']} on {row['case']} {row['dtype']}: {row['pct_of_peak']:.0f} % of peak"

@@ -249,7 +249,7 @@ def example_variants(family: IntrinFamily) -> tuple[dict[str, int], ...]:
         {"mr": big[0], "nv": big[1], "kc": 64 * p, "ku": 2, "a_panel": 0, "c_local": 1, "ahead": 2},
         {"mr": big[0], "nv": big[1], "kc": 32 * p, "ku": 4, "a_panel": 0, "c_local": 0, "ahead": 0},
         {"mr": wide[0], "nv": wide[1], "kc": 37 * p, "ku": 1, "a_panel": 0, "c_local": 0, "ahead": 2},
-        {"mr": row[0], "nv": row[1], "kc": 34 * p, "ku": 2, "a_panel": 0, "c_local": 1, "ahead": 0},
+        {"mr": row[0], "nv": row[1], "kc": 34 * p, "ku": 2, "a_panel": 0, "c_local": 1, "ahead": 1},
         {"mr": 1, "nv": 1, "kc": 2 * p, "ku": 1, "a_panel": 0, "c_local": 0, "ahead": 0},
     ]
     if "a_panel" in family.parameters:

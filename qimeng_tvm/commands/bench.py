@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,9 @@ from rich.console import Console
 from qimeng_tvm.errors import UsageError
 
 app = typer.Typer(help="Benchmarks against the libraries present.", no_args_is_help=True, rich_markup_mode=None)
+
+#: Columns of the table where there is no terminal to ask.
+_WIDE = 200
 
 
 @app.callback()
@@ -36,6 +40,7 @@ def gemm(
     """Matrix products: ours beside OpenBLAS, oneDNN, MKL, BLIS, ONNX Runtime and TVM, interleaved."""
     from qimeng_tvm.api import default_database
     from qimeng_tvm.bench.ours import Qimeng, analytic, tuned
+    from qimeng_tvm.bench.result import UNTUNED
     from qimeng_tvm.bench.run import bench_gemm
     from qimeng_tvm.bench.suite import gemm_suite
     from qimeng_tvm.bench.systems import default_peers
@@ -52,8 +57,10 @@ def gemm(
     counts = tuple(_number(t, "--threads") for t in _words(threads))
     choice = tuned(database or default_database(), trials) if trials else analytic
     others = () if peers == "none" else default_peers(_words(peers) if peers else None)
+    # Beside tuned operators those that were not: what the measuring was worth.
+    own = [Qimeng(machine, choice), *([Qimeng(machine, analytic, name=UNTUNED)] if trials else [])]
     result = bench_gemm(
-        [Qimeng(machine, choice), *others],
+        [*own, *others],
         suite,
         counts,
         quick,
@@ -69,7 +76,7 @@ def gemm(
         return
     if json_file is not None:
         result.write(json_file)
-    out = Console(highlight=False)
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     out.print(rich_table(result))
     for line in summary_lines(result):
         out.print(line, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,13 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qimeng_tvm.errors import HardwareError
+from qimeng_tvm.files import TomlError, parse_toml
 from qimeng_tvm.hardware.host import host, llvm_features
 from qimeng_tvm.hardware.model import Cache, Hardware
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 HOST = "host"
 Count = Annotated[int, Field(ge=1)]
@@ -88,8 +83,8 @@ def names() -> tuple[str, ...]:
 def read_profile(text: str, where: str) -> ProfileFile:
     """Read and check a profile's TOML text; ``where`` names it in errors."""
     try:
-        return ProfileFile.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        return ProfileFile.model_validate(parse_toml(text))
+    except TomlError as error:
         raise HardwareError(f"profile {where} is not TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]

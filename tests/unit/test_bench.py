@@ -16,7 +16,7 @@ import pytest
 
 from qimeng_tvm.bench import data, timing
 from qimeng_tvm.bench.host import LocalHost, Opened, RemoteHost, choose
-from qimeng_tvm.bench.result import ROW_KEYS, BenchResult, Row
+from qimeng_tvm.bench.result import ROW_KEYS, UNTUNED, BenchResult, Row
 from qimeng_tvm.bench.run import bench_gemm
 from qimeng_tvm.bench.suite import QUICK_NAMES, Case, gemm_suite, make_case
 from qimeng_tvm.bench.systems import BenchError, CallableSystem, Refusal, Variant, default_peers
@@ -124,6 +124,49 @@ def test_a_hopeless_system_gets_the_fewest_samples():
     seconds = {"fast": 1e-3, "near": 3.9e-3, "far": 4.1e-3}
     result = timing.interleave({name: machine.sampler(name, s) for name, s in seconds.items()}, plan)
     assert {name: sample.repeats for name, sample in result.items()} == {"fast": 20, "near": 20, "far": 3}
+
+
+def test_a_yardstick_makes_nobody_hopeless_and_is_timed_in_full():
+    machine = FakeMachine()
+    plan = timing.TimingPlan(repeats=20, min_repeats=3, hopeless=4.0)
+    seconds = {"ours": 1e-2, "theirs": 2e-2, "(peak)": 1e-4}
+    samplers = {name: machine.sampler(name, s) for name, s in seconds.items()}
+    result = timing.interleave(samplers, plan, yardsticks=("(peak)",))
+    assert {name: sample.repeats for name, sample in result.items()} == dict.fromkeys(seconds, 20)
+    only = timing.interleave({"(peak)": machine.sampler("(peak)", 1e-4)}, plan, yardsticks=("(peak)",))
+    assert only["(peak)"].repeats == 20
+
+
+def sampler_of(attempts):
+    """Take turns between two speeds with a spread that differs from one attempt to the next."""
+    state = {"calls": 0}
+
+    def sample(_inner):
+        state["calls"] += 1
+        attempt = (state["calls"] - 1) // 60
+        wide = attempts[min(attempt, len(attempts) - 1)]
+        return 0.1 * (1 + wide * (state["calls"] % 2))
+
+    return sample
+
+
+@pytest.mark.parametrize(
+    ("spreads", "attempts", "kept"),
+    [((0.0,), 1, 0.0), ((0.9, 0.0), 2, 0.0), ((0.9, 0.5, 0.7), 3, 0.4)],
+)
+def test_a_restless_machine_is_timed_again_and_the_calmest_attempt_counts(spreads, attempts, kept):
+    plan = timing.TimingPlan(repeats=58, sample_seconds=0.1, total_seconds=0.0, cap_seconds=100, again=2)
+    samples, count = timing.interleave_calmly({"ours": sampler_of(spreads)}, plan)
+    assert count == attempts
+    assert samples["ours"].spread == pytest.approx(kept, abs=0.05)
+
+
+@pytest.mark.parametrize(("floor", "attempts"), [(0.001, 1), (0.00095, 1), (0.0005, 3)])
+def test_a_yardstick_slower_than_it_can_be_means_restless(floor, attempts):
+    machine = FakeMachine()
+    samplers = {"ours": machine.sampler("ours", 0.002), "(peak)": machine.sampler("(peak)", 0.001)}
+    _, count = timing.interleave_calmly(samplers, timing.TimingPlan(), ("(peak)",), {"(peak)": floor})
+    assert count == attempts
 
 
 def test_spread_is_the_quartiles_over_the_median():
@@ -446,3 +489,15 @@ def test_a_sample_without_a_case_is_an_error():
 def test_a_case_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Case("x", 1, 1, 1).m = 2
+
+
+def test_untuned_operators_are_no_peer_and_their_share_is_told():
+    rows = (row("a", "qimeng", 1.0), row("a", UNTUNED, 1.25), row("a", "peer", 1.1),
+            row("b", "qimeng", 2.0), row("b", UNTUNED, 2.0), row("b", "peer", 1.0))  # fmt: skip
+    result = BenchResult({}, {}, rows)
+    assert {d.best_peer for d in result.duels()} == {"peer"}
+    told = result.summary()["untuned_vs_tuned"]
+    assert told["cases"] == 2 and told["min"] == pytest.approx(0.8) and told["worst"]["case"] == "a"
+    assert told["geomean"] == pytest.approx(0.8**0.5)
+    assert any("analytic decisions reach 0.894" in line for line in summary_lines(result))
+    assert "untuned_vs_tuned" not in BenchResult({}, {}, rows[:1]).summary()

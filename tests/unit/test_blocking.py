@@ -85,6 +85,21 @@ def plan_of(info, **decisions):
     return gemm_plan(info, gemm.families(info, ZEN3), values.__getitem__)
 
 
+def test_prefetch_is_what_the_decision_says_where_it_is_worth_it():
+    lone = block(4, 3072, 768, constant_b=True)
+    gemv = rule("cpu.gemv")
+    values = gemv.space(lone, ZEN3).defaults()
+    assert values["prefetch"] == "yes"
+    assert gemm_plan(lone, gemv.families(lone, ZEN3), values.__getitem__).ahead == 1
+    assert gemm_plan(lone, gemv.families(lone, ZEN3), {**values, "prefetch": "no"}.__getitem__).ahead == 0
+    few = block(16, 4096, 4096, constant_b=True)
+    assert plan_of(few, micro_kernel="4x3", mc=1 << 30, nc=16, prefetch="yes").ahead == 4
+    many = block(1024, 1024, 1024, constant_b=True)
+    assert plan_of(many, micro_kernel="4x3", mc=1 << 30, prefetch="yes").ahead == 0
+    assert rule("cpu.gemm").space(many, ZEN3).defaults()["prefetch"] == "no"
+    assert plan_of(block(16, 4096, 4096), micro_kernel="4x3", mc=1 << 30, pack_b="block", order="n").ahead == 0
+
+
 def test_the_model_charges_padding_imbalance_and_small_tiles():
     info = block(1024, 1024, 1024, constant_b=True)
     good = plan_of(info, micro_kernel="4x2", kc=1 << 30, mc=96, nc=256)

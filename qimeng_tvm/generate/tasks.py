@@ -1,0 +1,204 @@
+"""What a model is asked to write: tasks and primitives, from the facts file of each instruction set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qimeng_tvm.errors import UsageError
+from qimeng_tvm.files import TomlError, parse_toml
+from qimeng_tvm.hardware.model import Hardware
+
+#: Instruction sets that have a facts file.
+ISAS = ("x86",)
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """An instruction as LLVM names it.
+
+    Attributes
+    ----------
+    name, mnemonic, llvm : str
+        Ours, the assembler's, LLVM's.
+    signature, meaning, cycles : str
+        For the prompt.
+    requires : tuple of str
+        LLVM features.
+    source : str
+        Section of the manual.
+    """
+
+    name: str
+    mnemonic: str
+    llvm: str
+    signature: str
+    meaning: str
+    cycles: str
+    requires: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class IntrinsicTask:
+    """A family to write: what its declaration must say, and what to write it with.
+
+    Attributes
+    ----------
+    isa, module, title : str
+        Where it goes (``x86``, ``avx2_f32``), and what it is.
+    requires, dtypes, storage, lanes, registers, k_pack, k_step, uops, latency, mnemonics
+        As in :class:`~qimeng_tvm.intrin.IntrinFamily`.
+    a_panel : bool
+        It takes A as a panel too.
+    primitives : tuple of Primitive
+        What it may call.
+    notes : str
+        Layout of narrow operands, and what the instruction wants.
+    """
+
+    isa: str
+    module: str
+    title: str
+    requires: tuple[str, ...]
+    dtypes: tuple[str, str, str]
+    storage: tuple[str, str]
+    lanes: int
+    registers: int
+    k_pack: int
+    k_step: int
+    uops: int
+    latency: int
+    mnemonics: tuple[str, ...]
+    a_panel: bool
+    primitives: tuple[Primitive, ...]
+    notes: str = ""
+
+    @property
+    def key(self) -> str:
+        """``isa.module``."""
+        return f"{self.isa}.{self.module}"
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Of the builder."""
+        panel = ("a_panel",) if self.a_panel else ()
+        return ("mr", "nv", "kc", "ku", *panel, "c_local", "ahead")
+
+    def runs_on(self, hardware: Hardware) -> bool:
+        """Whether a machine has what it needs."""
+        return hardware.isa == self.isa and hardware.has(*self.requires)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Primitive(_Strict):
+    name: str
+    mnemonic: str
+    llvm: str
+    signature: str
+    meaning: str
+    cycles: str
+    requires: tuple[str, ...]
+    source: str
+
+
+class _Task(_Strict):
+    module: str
+    title: str
+    requires: tuple[str, ...]
+    dtypes: tuple[str, str, str]
+    storage: tuple[str, str]
+    lanes: int = Field(gt=0)
+    registers: int = Field(gt=0)
+    k_pack: int = Field(gt=0)
+    k_step: int | None = None
+    uops: int = 1
+    latency: int = 0
+    mnemonics: tuple[str, ...]
+    a_panel: bool = False
+    primitives: tuple[str, ...]
+    notes: str = ""
+
+
+class _Facts(_Strict):
+    primitives: tuple[_Primitive, ...]
+    tasks: tuple[_Task, ...]
+
+
+def read_facts(text: str, isa: str) -> tuple[IntrinsicTask, ...]:
+    """Return the tasks of a facts file.
+
+    Raises
+    ------
+    UsageError
+        If it is not TOML of the right form, or a task names a primitive that is not there.
+    """
+    try:
+        facts = _Facts.model_validate(parse_toml(text))
+    except (TomlError, ValidationError) as error:
+        raise UsageError(f"the facts of {isa} cannot be read: {' '.join(str(error).split())}") from error
+    known = {p.name: Primitive(**p.model_dump()) for p in facts.primitives}
+    tasks = []
+    for task in facts.tasks:
+        missing = [name for name in task.primitives if name not in known]
+        if missing:
+            raise UsageError(
+                f"the facts of {isa}: task {task.module} names primitives {', '.join(missing)} that are not there"
+            )
+        fields: dict[str, Any] = task.model_dump(exclude={"primitives", "k_step"})
+        fields["k_step"] = task.k_step or task.k_pack
+        tasks.append(IntrinsicTask(isa=isa, primitives=tuple(known[p] for p in task.primitives), **fields))
+    return tuple(tasks)
+
+
+@cache
+def tasks() -> dict[str, IntrinsicTask]:
+    """Return every task by key."""
+    folder = resources.files("qimeng_tvm.generate") / "facts"
+    found = [t for isa in ISAS for t in read_facts((folder / f"{isa}.toml").read_text(encoding="utf-8"), isa)]
+    return {task.key: task for task in found}
+
+
+#: What people write for operand types.
+_OPERANDS = {
+    "f32": ("float32", "float32"),
+    "bf16": ("bfloat16", "bfloat16"),
+    "u8s8": ("uint8", "int8"),
+    "s8s8": ("int8", "int8"),
+}
+
+
+def task_for(hardware: Hardware, dtype: str) -> IntrinsicTask:
+    """Return the task of an operand type that suits a machine best: the widest it has the instructions for.
+
+    Parameters
+    ----------
+    hardware : Hardware
+        The machine.
+    dtype : str
+        ``f32``, ``bf16``, ``u8s8``, ``s8s8``; or a task's own name (``avx2_f32``), whatever the machine has.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    named = tasks().get(f"{hardware.isa}.{dtype}") or tasks().get(dtype)
+    if named is not None:
+        return named
+    operands = _OPERANDS.get(dtype)
+    if operands is None:
+        raise UsageError(
+            f"no operand type or task {dtype!r}; types: {', '.join(_OPERANDS)}; tasks: {', '.join(tasks())}"
+        )
+    fitting = [t for t in tasks().values() if t.runs_on(hardware) and t.dtypes[:2] == operands]
+    if not fitting:
+        raise UsageError(f"{hardware.name} has no primitive for {dtype} that the facts files know")
+    return max(fitting, key=lambda t: t.lanes * t.k_pack)
