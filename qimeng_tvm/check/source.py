@@ -39,6 +39,8 @@ _INSTEAD = {
     ast.AsyncFor: "write an ordinary loop",
     ast.AsyncWith: "write an ordinary with",
 }
+#: What leads out of TensorIR: only with a literal name.
+_DOORS = frozenset("call_llvm_intrin call_llvm_pure_intrin call_extern call_pure_extern attr".split())
 _EXPRESSIONS_REFUSED = (ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)
 
 
@@ -56,12 +58,15 @@ class Policy:
         Attributes that any other value may be asked for.
     llvm : frozenset of str
         LLVM intrinsics that may be called, by name; ``llvm.x86.*`` stands for all that begin so.
+    classes : bool
+        Whether it may define classes.
     """
 
     modules: Mapping[str, frozenset[str]]
     reach: Mapping[str, frozenset[str]]
     attributes: frozenset[str]
     llvm: frozenset[str]
+    classes: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,8 @@ class _Reader:
             if isinstance(node, ast.ImportFrom):
                 self.imported |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
         self.bound = set(self.imported) | _BUILTINS | set(_bound(tree))
+        self.called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        self.own = {name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for name in _members(node)}
         self.constants = _constants(tree)
 
     def findings(self) -> Iterator[Finding]:
@@ -146,10 +153,12 @@ class _Reader:
             yield from self._attribute(node)
         elif isinstance(node, ast.Name):
             yield from self._name(node)
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and _dunder(node.name):
-            yield f"{node.name} may not be defined"
-        elif isinstance(node, (ast.arg, ast.keyword)) and _dunder(node.arg or ""):
-            yield f"{node.arg} is not a name for an argument"
+        elif isinstance(node, ast.ClassDef) and not self.policy.classes:
+            yield "a class is not allowed: write functions"
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield from self._binds(node.name)
+        elif isinstance(node, (ast.arg, ast.keyword)):
+            yield from self._binds(node.arg or "", argument=True)
         elif isinstance(node, ast.Constant):
             yield from self._constant(node)
         elif isinstance(node, ast.Call):
@@ -166,6 +175,8 @@ class _Reader:
             yield f"from {'.' * node.level}{node.module or ''} is not allowed: import only from {self._modules()}"
             return
         for alias in node.names:
+            if alias.asname and (hasattr(builtins, alias.asname) or _dunder(alias.asname)):
+                yield f"{alias.asname} is Python's own: take another name"
             if alias.name == "*" or alias.name.startswith("_") or (allowed and alias.name not in allowed):
                 yield f"{alias.name} is not for import from {node.module}; there are {', '.join(sorted(allowed))}"
 
@@ -174,23 +185,30 @@ class _Reader:
         if name.startswith("_"):
             yield f"{name} is private"
             return
+        if name in _DOORS and id(node) not in self.called:
+            yield f"{name} may only be called, where its arguments can be read"
         if isinstance(node.value, ast.Name) and node.value.id in self.policy.reach:
             if self.imported.get(node.value.id) and name not in self.policy.reach[node.value.id]:
                 yield f"{node.value.id}.{name} is not allowed"
             return
         # A namespace under another name, or one inside it, is not looked through.
-        if name not in self.policy.attributes | _METHODS | _BUFFER and not self._own(name):
+        if name not in self.policy.attributes | _METHODS | _BUFFER | self.own:
             yield f".{name} is not allowed"
 
-    def _own(self, name: str) -> bool:
-        """Whether the source itself gives its classes that attribute."""
-        return name in self.bound
+    def _binds(self, name: str, argument: bool = False) -> Iterator[str]:
+        """Check a name that is given a meaning: names are looked up without scopes, so none may hide another."""
+        if _dunder(name):
+            yield f"{name} may not be defined"
+        elif hasattr(builtins, name) and not (argument and name in _BUILTINS):
+            yield f"{name} is Python's own: take another name"
+        elif name in self.policy.reach or name in self.imported:
+            yield f"{name} may not be given another meaning"
 
     def _name(self, node: ast.Name) -> Iterator[str]:
         if _dunder(node.id):
             yield f"{node.id} is not allowed"
-        elif isinstance(node.ctx, ast.Store) and (node.id in self.policy.reach or node.id in _BUILTINS):
-            yield f"{node.id} may not be given another meaning"
+        elif isinstance(node.ctx, ast.Store):
+            yield from self._binds(node.id)
         elif isinstance(node.ctx, ast.Load) and node.id not in self.bound:
             known = hasattr(builtins, node.id)
             yield f"{node.id} is {'not allowed' if known else 'not defined'}"
@@ -207,6 +225,8 @@ class _Reader:
     def _call(self, node: ast.Call) -> Iterator[str]:
         function = node.func
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if name in _DOORS and any(isinstance(a, ast.Starred) for a in node.args[:3]):
+            yield f"the first arguments of {name} must be written out"
         if name in ("call_llvm_intrin", "call_llvm_pure_intrin"):
             yield from self._intrinsic(node)
         elif name in ("call_extern", "call_pure_extern"):
@@ -271,6 +291,15 @@ def _bound(tree: ast.AST) -> Iterator[str]:
             yield node.name
         elif isinstance(node, ast.arg):
             yield node.arg
+
+
+def _members(node: ast.ClassDef) -> Iterator[str]:
+    """Attributes that a class of the source gives its objects; those of frames and code are nobody's."""
+    for statement in node.body:
+        target = statement.target if isinstance(statement, ast.AnnAssign) else None
+        name = statement.name if isinstance(statement, ast.FunctionDef) else getattr(target, "id", "")
+        if name and not name.startswith(("gi_", "f_", "tb_", "cr_", "ag_", "co_", "func_")):
+            yield name
 
 
 def _constants(tree: ast.Module) -> dict[str, str]:
