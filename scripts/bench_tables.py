@@ -1,4 +1,4 @@
-"""Print the tables of docs/benchmarks.md from the JSON of ``qimeng bench gemm``: python scripts/bench_tables.py FILE."""
+"""Print the tables of docs/benchmarks.md from what ``qimeng bench gemm --json FILE`` wrote."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from qimeng_tvm.errors import CheckError, IntrinError
 from qimeng_tvm.hardware import host
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.hardware.target import target_dict
-from qimeng_tvm.intrin import GemmShape, IntrinFamily, gemm_desc
+from qimeng_tvm.intrin import GemmShape, IntrinFamily
 
 #: Parameters that a GEMM family may have, and what they are when it has not.
 _OPTIONAL = {"a_panel": 0, "c_local": 0, "ku": 1, "ahead": 0}
@@ -140,6 +140,8 @@ def examine(
     max_spills: int | None = None,
 ) -> FamilyReport:
     """Check one intrinsic of a family in every way; see :func:`check_family`."""
+    import tvm  # noqa: PLC0415
+
     machine = hardware or host()
     lacking = sorted(set(family.requires) - machine.features)
     if lacking or family.isa not in (machine.isa, "generic"):
@@ -156,15 +158,23 @@ def examine(
     if shape is None:
         copy = copy_spec(family, name, values, (desc, impl), target_dict(machine, 1))
         return _run(worker, name, "qimeng_tvm.check.copies:run_copy", copy, timeout)
-    difference = _meaning(desc, shape)
-    if difference:
-        text = f"the desc of {name} is not {_says(shape)}: {difference}; return gemm_desc(shape) of that shape"
-        return FamilyReport(name, NumbersReport("wrong", text, argument="desc"), None)
-    difference = _operands(desc, impl)
-    if difference:
-        text = f"the impl of {name} does not take what its desc does: {difference}"
-        return FamilyReport(name, NumbersReport("error", text, argument="impl"), None)
-    spec = _spec(family, name, shape, impl, machine, max_spills)
+    pair = tvm.ir.save_json(desc), tvm.ir.save_json(impl)
+    return examine_pair(worker, family, values, pair, hardware=machine, timeout=timeout, max_spills=max_spills)
+
+
+def examine_pair(
+    worker: Worker,
+    family: IntrinFamily,
+    values: Mapping[str, int],
+    pair: tuple[str, str],
+    *,
+    hardware: Hardware,
+    timeout: float = 120.0,
+    max_spills: int | None = None,
+) -> FamilyReport:
+    """Check one GEMM intrinsic that was built elsewhere, desc and impl as TVM's JSON; nothing of it is read here."""
+    name = family.intrin_name(**values)
+    spec = _spec(family, name, shape_of(family, values), pair, hardware, max_spills)
     return _run(worker, name, "qimeng_tvm.check.tile:run_intrinsic", spec, timeout)
 
 
@@ -179,53 +189,25 @@ def _run(worker: Worker, name: str, function: str, spec: Any, timeout: float) ->
 
 
 def _spec(
-    family: IntrinFamily, name: str, shape: GemmShape, impl: Any, machine: Hardware, max_spills: int | None
+    family: IntrinFamily,
+    name: str,
+    shape: GemmShape,
+    pair: tuple[str, str],
+    machine: Hardware,
+    max_spills: int | None,
 ) -> IntrinsicSpec:
-    import tvm  # noqa: PLC0415
-
     # LLVM folds the accumulation of one or two steps into the products; the products must be there.
     folded = shape.kc <= 2 * family.k_pack
     return IntrinsicSpec(
         name=name,
         shape=shape,
         lanes=family.lanes,
-        impl=tvm.ir.save_json(impl),
+        desc=pair[0],
+        impl=pair[1],
         target=target_dict(machine, 1),
         mnemonics=family.mnemonics[:1] if folded else family.mnemonics,
         max_spills=max_spills,
     )
-
-
-def _says(shape: GemmShape) -> str:
-    s = shape
-    return f"C[{s.mr}, {s.nr}] ({s.acc_dtype}) += A[{s.mr}, {s.kc}] ({s.a_dtype}) @ B[{s.kc}, {s.nr}] ({s.b_dtype})"
-
-
-def _meaning(desc: Any, shape: GemmShape) -> str:
-    """Say where a desc differs from the trusted one; empty when it does not."""
-    import tvm_ffi  # noqa: PLC0415
-
-    found = tvm_ffi.get_first_structural_mismatch(desc, gemm_desc(shape), map_free_vars=True)
-    return "" if found is None else f"they differ at {found[0]}"
-
-
-def _operands(desc: Any, impl: Any) -> str:
-    """Say which operand of an impl has another shape, type or scope than the desc's; empty when none has.
-
-    TVM puts such an impl in place without a word, and beyond a tile of registers no memory ends.
-    """
-    pairs = list(zip(desc.params, impl.params, strict=False))
-    if len(pairs) != len(desc.params) or len(impl.params) != len(desc.params):
-        return f"{len(impl.params)} operands instead of {len(desc.params)}"
-    for name, (left, right) in zip("ABC", pairs, strict=False):
-        wanted, got = _operand(left), _operand(right)
-        if wanted != got:
-            return f"{name} is {got} instead of {wanted}"
-    return ""
-
-
-def _operand(buffer: Any) -> str:
-    return f"{buffer.dtype}[{', '.join(str(x) for x in buffer.shape)}] in {buffer.scope()} memory"
 
 
 def example_parameters(family: IntrinFamily) -> dict[str, int]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from qimeng_tvm.check.audit import AuditReport, audit
 from qimeng_tvm.check.buffers import numpy_dtype
+from qimeng_tvm.check.meaning import desc_problem, operand_problem
 from qimeng_tvm.check.numbers import Argument, Case, NumbersReport, check_function
 from qimeng_tvm.check.tolerance import dot_bound
 from qimeng_tvm.errors import CheckError
@@ -72,8 +73,8 @@ class IntrinsicSpec:
         What it should compute.
     lanes : int
         Accumulator lanes of a vector.
-    impl : str
-        Its machine half, as TVM's JSON.
+    desc, impl : str
+        Its two halves, as TVM's JSON.
     target : mapping
         TVM target in dictionary form.
     mnemonics : tuple of str
@@ -85,6 +86,7 @@ class IntrinsicSpec:
     name: str
     shape: GemmShape
     lanes: int
+    desc: str
     impl: str
     target: Mapping[str, Any]
     mnemonics: tuple[str, ...]
@@ -97,6 +99,9 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
 
     from qimeng_tvm.lowering import build  # noqa: PLC0415
 
+    problem = _reads_as(spec)
+    if problem is not None:
+        return problem, None
     stage(f"{spec.name}: tensorizing and compiling")
     functions = {}
     for placement in placements(spec.shape):
@@ -122,6 +127,22 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
             return report, code
         worst, count = max(worst, report.error_ratio), count + report.cases
     return NumbersReport("ok", f"{count} cases right", cases=count, error_ratio=worst), code
+
+
+def _reads_as(spec: IntrinsicSpec) -> NumbersReport | None:
+    """Report on an intrinsic whose desc, or whose impl's operands, are not what they should be; else None."""
+    import tvm  # noqa: PLC0415
+
+    stage(f"{spec.name}: reading")
+    desc, impl = tvm.ir.load_json(spec.desc), tvm.ir.load_json(spec.impl)
+    problem = desc_problem(desc, spec.shape)
+    if problem:
+        return NumbersReport("wrong", f"the desc of {spec.name} {problem}", argument="desc")
+    problem = operand_problem(desc, impl)
+    if problem:
+        text = f"the impl of {spec.name} does not take what its desc does: {problem}"
+        return NumbersReport("error", text, argument="impl")
+    return None
 
 
 def stage(text: str) -> None:

@@ -52,12 +52,15 @@ def code_of(reply: str, truncated: bool = False) -> Answer:
             opened = None
     if opened is not None or truncated:
         return Answer(problem="the reply ends within the code block: answer with a whole module, and a shorter one")
+    problem = _problem(blocks)
+    return Answer(problem=problem) if problem else Answer(source=blocks[0][1] + "\n")
+
+
+def _problem(blocks: list[tuple[str, str]]) -> str:
+    """Say why the blocks are not one module; empty when they are."""
     languages = sorted({language for language, _ in blocks} - _PYTHON)
     if languages:
-        return Answer(problem=f"the reply has a block of {', '.join(languages)}: answer with Python alone")
+        return f"the reply has a block of {', '.join(languages)}: answer with Python alone"
     if len(blocks) != 1:
-        return Answer(problem=f"the reply has {len(blocks)} code blocks: answer with one, the whole module")
-    source = blocks[0][1]
-    if not source.strip():
-        return Answer(problem="the code block is empty")
-    return Answer(source=source + "\n")
+        return f"the reply has {len(blocks)} code blocks: answer with one, the whole module"
+    return "" if blocks[0][1].strip() else "the code block is empty"

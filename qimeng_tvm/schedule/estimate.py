@@ -188,4 +188,6 @@ def _shared_out(info: BlockInfo, plan: GemmPlan, hardware: Hardware, work: float
     packs_blocks = "block" in (plan.pack_a, plan.pack_b)
     chunks = info.batch * (outer if packs_blocks else plan.m_blocks * plan.n_blocks)
     rounds = -(-chunks // cores)
-    return work * rounds / chunks + hardware.pipeline.fork
+    # What is packed whole is packed by a parallel loop of its own.
+    forks = 1 + (plan.pack_a == "whole") + (plan.pack_b == "whole")
+    return work * rounds / chunks + forks * hardware.pipeline.fork

@@ -1,0 +1,168 @@
+"""Judge a reply that should hold an intrinsic family: every stage believes only what the ones before it found out.
+
+form -> source -> read -> declaration -> build -> numbers -> audit; the speed is measured of what passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qimeng_tvm.check.intrinsic import FamilyReport, examine_pair, example_variants
+from qimeng_tvm.check.source import check_source
+from qimeng_tvm.check.worker import Outcome, Worker
+from qimeng_tvm.errors import CheckError, IntrinError
+from qimeng_tvm.generate.answer import code_of
+from qimeng_tvm.generate.policy import family_policy
+from qimeng_tvm.generate.sandbox import SourceError
+from qimeng_tvm.generate.tasks import IntrinsicTask
+from qimeng_tvm.hardware.model import Hardware
+from qimeng_tvm.intrin import IntrinFamily
+
+#: What an answer goes through, in order.
+STAGES = ("form", "source", "read", "declaration", "build", "numbers", "audit")
+ACCEPTED = "accepted"
+#: Most registers that a family may ask for beside its tile.
+_SCRATCH = 8
+_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a reply.
+
+    Attributes
+    ----------
+    stage : str
+        The stage that refused it, or ``accepted``.
+    findings : str
+        What is wrong, to be fed back; empty when nothing is.
+    source : str
+        The code of the reply; empty when it holds none.
+    family : IntrinFamily, optional
+        What it declares; its builder is not to be called here.
+    reports : tuple of FamilyReport
+        One for each intrinsic that was checked.
+    """
+
+    stage: str
+    findings: str = ""
+    source: str = ""
+    family: IntrinFamily | None = None
+    reports: tuple[FamilyReport, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the reply passed every stage."""
+        return self.stage == ACCEPTED
+
+
+def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: bool = False) -> Verdict:
+    """Judge a reply.
+
+    Parameters
+    ----------
+    reply : str
+        To the letter.
+    task : IntrinsicTask
+        What was asked for.
+    hardware : Hardware
+        The machine that this runs on; it must have what the task requires.
+    truncated : bool
+        The server says that the reply is not whole.
+
+    Raises
+    ------
+    CheckError
+        If nothing could be found out: this machine cannot run the task.
+    """
+    if not task.runs_on(hardware):
+        lacking = sorted(set(task.requires) - hardware.features) or [task.isa]
+        raise CheckError(f"{hardware.name} cannot run {task.key}: it lacks {', '.join(lacking)}")
+    answer = code_of(reply, truncated)
+    if answer.problem:
+        return Verdict("form", answer.problem)
+    source = answer.source
+    found = check_source(source, family_policy(task))
+    if found:
+        return Verdict("source", "\n".join(map(str, found[:8])), source)
+    # A worker of its own: what this source does to its Python ends with it.
+    with Worker(preload=("tvm",)) as sandbox:
+        return _built(source, task, hardware, sandbox)
+
+
+def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker) -> Verdict:
+    declared = sandbox.call("qimeng_tvm.generate.sandbox:declare", (source, task.module), _SECONDS)
+    problem = _problem(declared)
+    if problem:
+        return Verdict("read", problem, source)
+    facts = dict(declared.value.facts)
+    differences = declaration_problems(facts, task)
+    if differences:
+        return Verdict("declaration", "\n".join(differences), source)
+    family = IntrinFamily(**{**facts, "build": _not_here})
+    try:
+        variants = example_variants(family)
+    except IntrinError as error:
+        return Verdict("declaration", str(error), source)
+    pairs = sandbox.call("qimeng_tvm.generate.sandbox:build", (source, task.module, variants), 2 * _SECONDS)
+    problem = _problem(pairs)
+    if problem:
+        return Verdict("build", problem, source, family)
+    reports: list[FamilyReport] = []
+    with Worker(preload=("tvm",)) as checker:
+        for values, pair in zip(variants, pairs.value, strict=True):
+            report = examine_pair(checker, family, values, (pair.desc, pair.impl), hardware=hardware, max_spills=0)
+            reports.append(report)
+            if not report.ok:
+                stage = "numbers" if not report.numbers.ok else "audit"
+                told = f"gemm({', '.join(f'{k}={v}' for k, v in values.items())}): {report.problem}"
+                return Verdict(stage, told, source, family, tuple(reports))
+    return Verdict(ACCEPTED, "", source, family, tuple(reports))
+
+
+def _problem(outcome: Outcome) -> str:
+    """Say what the model's code did wrong; empty when it returned."""
+    if not outcome.ok:
+        return f"{outcome.kind}: {outcome.message}"
+    if isinstance(outcome.value, SourceError):
+        error = outcome.value
+        where = f"line {error.line}: " if error.line else ""
+        called = f", called with {', '.join(f'{k}={v}' for k, v in error.values.items())}" if error.values else ""
+        return f"{where}{error.text}{called}"
+    return ""
+
+
+def declaration_problems(facts: Mapping[str, Any], task: IntrinsicTask) -> list[str]:
+    """Return what a family declares otherwise than its task says."""
+    wanted: dict[str, Any] = {
+        "isa": task.isa,
+        "kind": "gemm",
+        "requires": task.requires,
+        "dtypes": task.dtypes,
+        "storage": task.storage,
+        "lanes": task.lanes,
+        "registers": task.registers,
+        "k_pack": task.k_pack,
+        "k_step": task.k_step,
+        "uops": task.uops,
+        "latency": task.latency,
+        "mnemonics": task.mnemonics,
+        "parameters": task.parameters,
+        "version": 1,
+    }
+    found = [
+        f"{name} is {facts.get(name)!r}; it must be {value!r}"
+        for name, value in wanted.items()
+        if facts.get(name) != value
+    ]
+    for name in ("scratch", "scratch_columns", "column_uops"):
+        value = facts.get(name)
+        if not isinstance(value, int) or not 0 <= value <= _SCRATCH:
+            found.append(f"{name} is {value!r}; it is a number from 0 to {_SCRATCH}")
+    return found
+
+
+def _not_here(*_: int) -> tuple[Any, Any]:
+    raise CheckError("a family from a model is built in its own worker, not here")
