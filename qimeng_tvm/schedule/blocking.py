@@ -304,10 +304,15 @@ def default_values(
     best: dict[str, Value] = {}
     best_cost = float("inf")
 
+    known: dict[tuple[Value, ...], float] = {}
+
     def cost(values: dict[str, Value]) -> float:
-        if gemm_illegal(info, families, values) is not None:
-            return float("inf")
-        return gemm_cycles(info, gemm_plan(info, families, values.__getitem__), hardware)
+        key = tuple(values[name] for name in choices)  # descents from several starts meet
+        if key not in known:
+            legal = gemm_illegal(info, families, values) is None
+            plan = gemm_plan(info, families, values.__getitem__)
+            known[key] = gemm_cycles(info, plan, hardware) if legal else float("inf")
+        return known[key]
 
     for family in families:
         for kernel in (k for k in choices["micro_kernel"][0] if family.fits(*split_kernel(str(k)))):
@@ -341,6 +346,8 @@ def _descend(
         improved = False
         for name in _DESCENT:
             for candidate in choices[name][0]:
+                if candidate == values[name]:
+                    continue
                 trial = {**values, name: candidate}
                 price = cost(trial)
                 if price < best * 0.999:
