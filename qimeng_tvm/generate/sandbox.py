@@ -78,7 +78,7 @@ def build(source: str, module: str, variants: Sequence[Mapping[str, int]]) -> tu
         family = _family(source, module)
         for values in variants:
             desc, impl = family.build(*(values[p] for p in family.parameters))
-            pair = Pair(tvm.ir.save_json(desc), tvm.ir.save_json(impl))
+            pair = Pair(*("".join(tvm.ir.save_json(f)) for f in (desc, impl)))  # TVM has a text type of its own
             if len(pair.desc) + len(pair.impl) > MAX_JSON:
                 raise ValueError(f"the intrinsic is too long ({len(pair.desc) + len(pair.impl)} characters of JSON)")
             built.append(pair)
