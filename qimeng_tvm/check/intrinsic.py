@@ -215,15 +215,23 @@ def example_parameters(family: IntrinFamily) -> dict[str, int]:
     return example_variants(family)[0]
 
 
+def _fitting(family: IntrinFamily) -> list[tuple[int, int]]:
+    fitting = [(m, v) for m in range(1, 17) for v in range(1, 9) if family.fits(m, v)]
+    if not fitting:
+        raise IntrinError(f"{family.key} declares {family.registers} registers, too few for a tile of 1x1")
+    return fitting
+
+
+def big_tile(family: IntrinFamily) -> tuple[int, int]:
+    """Return rows and vectors of the tile with most products for each operand that is loaded."""
+    return max(_fitting(family), key=lambda t: t[0] * t[1] / (t[0] + t[1]))
+
+
 def example_variants(family: IntrinFamily) -> tuple[dict[str, int], ...]:
     """Return parameters that exercise every path of a family: tile shapes, depths, unrolling, layouts."""
     if is_packing(family):
         return packing_variants(family)
-    fitting = [(m, v) for m in range(1, 17) for v in range(1, 9) if family.fits(m, v)]
-    if not fitting:
-        raise IntrinError(f"{family.key} declares {family.registers} registers, too few for a tile of 1x1")
-    # Most products for each operand that is loaded.
-    big = max(fitting, key=lambda t: t[0] * t[1] / (t[0] + t[1]))
+    fitting, big = _fitting(family), big_tile(family)
     wide = max(fitting, key=lambda t: (t[1] > t[0], t[0] * t[1]))
     row = max((t for t in fitting if t[0] == 1), key=lambda t: t[1])
     p = family.k_pack

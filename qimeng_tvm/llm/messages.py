@@ -44,6 +44,8 @@ class Request:
         JSON schema of the answer; none: text.
     max_tokens : int
         Longest answer.
+    sample : int
+        Which of several independent answers to the same question this asks for.
     """
 
     purpose: str
@@ -51,11 +53,12 @@ class Request:
     key: str = ""
     schema: Mapping[str, Any] | None = None
     max_tokens: int = 16_000
+    sample: int = 0
 
     @property
     def digest(self) -> str:
-        """Identity of what is asked: messages and schema, to the letter."""
-        return digest([asdict(m) for m in self.messages], self.schema)
+        """Identity of what is asked: messages and schema, to the letter, and which answer to them."""
+        return digest([asdict(m) for m in self.messages], self.schema, self.sample)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Round(_Strict):
         The turns that the request added to the conversation (all of them in the first round).
     reply : str
         To the letter.
+    truncated : bool
+        The server said that it is not whole.
     verdict : str
         The stage that refused the answer, or ``accepted``.
     findings : str
@@ -52,6 +54,7 @@ class Round(_Strict):
     digest: str
     asked: tuple[Said, ...]
     reply: str
+    truncated: bool = False
     verdict: str = ""
     findings: str = ""
     speed: float | None = None
@@ -138,11 +141,34 @@ class _Known:
     round: Round
 
 
-class ReplayClient:
-    """Answers from transcripts.
+class Recorded:
+    """Answers by what was asked.
 
     A request is known by its text, or else by where it stands in its conversation (its key): what the checks measured
     on another machine is in the text, and changes nothing about the answer that was given.
+
+    Parameters
+    ----------
+    transcripts : iterable of (Path, Transcript)
+        Where they come from, and what they hold.
+    """
+
+    def __init__(self, transcripts: Iterable[tuple[Path, Transcript]]) -> None:
+        self.all = [_Known(path, t.model, r) for path, t in transcripts for r in t.rounds]
+        self._by_digest = {k.round.digest: k for k in self.all}
+        self._by_key = {k.round.key: k for k in self.all if k.round.key}
+
+    def find(self, request: Request) -> Reply | None:
+        """Return the recorded answer; None where there is none."""
+        known = self._by_digest.get(request.digest) or self._by_key.get(request.key)
+        if known is None:
+            return None
+        r = known.round
+        return Reply(r.reply, known.model, Usage(1, r.prompt_tokens, r.completion_tokens), r.truncated)
+
+
+class ReplayClient:
+    """Answers from transcripts.
 
     Parameters
     ----------
@@ -160,14 +186,29 @@ class ReplayClient:
         if not paths:
             raise TranscriptError(f"no transcripts in {folder}: give the folder that holds them (replay:FOLDER)")
         self._folder = folder
-        self._known = [_Known(p, t.model, r) for p in paths for t in (read_transcript(p),) for r in t.rounds]
-        self._by_digest = {k.round.digest: k for k in self._known}
-        self._by_key = {k.round.key: k for k in self._known if k.round.key}
+        self._transcripts = {path: read_transcript(path) for path in paths}
+        self._recorded = Recorded(self._transcripts.items())
 
     @property
     def name(self) -> str:
         """For people."""
         return f"replay ({self._folder})"
+
+    def transcript(self, task: str) -> Transcript:
+        """Return the conversation about a task.
+
+        Raises
+        ------
+        TranscriptError
+            If there is none; it names the nearest task that there is.
+        """
+        for transcript in self._transcripts.values():
+            if transcript.task == task:
+                return transcript
+        tasks = sorted({t.task for t in self._transcripts.values()})
+        near = difflib.get_close_matches(task, tasks, n=1, cutoff=0.3)
+        hint = f"; the nearest is {near[0]}" if near else ""
+        raise TranscriptError(f"{task} was never recorded in {self._folder}{hint}; record it with another client")
 
     def ask(self, request: Request) -> Reply:
         """Return the recorded answer.
@@ -177,14 +218,13 @@ class ReplayClient:
         TranscriptError
             If the request was never recorded; it names the nearest one that was.
         """
-        known = self._by_digest.get(request.digest) or self._by_key.get(request.key)
-        if known is None:
+        reply = self._recorded.find(request)
+        if reply is None:
             raise TranscriptError(f"{request.purpose} was never recorded{self._nearest(request)}")
-        r = known.round
-        return Reply(r.reply, known.model, Usage(1, r.prompt_tokens, r.completion_tokens))
+        return reply
 
     def _nearest(self, request: Request) -> str:
-        purposes = {k.round.purpose: k for k in self._known}
+        purposes = {k.round.purpose: k for k in self._recorded.all}
         near = difflib.get_close_matches(request.purpose, purposes, n=1, cutoff=0.3)
         if not near:
             return f" in {self._folder}"
