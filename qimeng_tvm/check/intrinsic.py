@@ -174,7 +174,7 @@ def examine_pair(
 ) -> FamilyReport:
     """Check one GEMM intrinsic that was built elsewhere, desc and impl as TVM's JSON; nothing of it is read here."""
     name = family.intrin_name(**values)
-    spec = _spec(family, name, shape_of(family, values), pair, hardware, max_spills)
+    spec = spec_of(family, values, pair, hardware, max_spills)
     return _run(worker, name, "qimeng_tvm.check.tile:run_intrinsic", spec, timeout)
 
 
@@ -188,18 +188,19 @@ def _run(worker: Worker, name: str, function: str, spec: Any, timeout: float) ->
     return FamilyReport(name, numbers, code)
 
 
-def _spec(
+def spec_of(
     family: IntrinFamily,
-    name: str,
-    shape: GemmShape,
+    values: Mapping[str, int],
     pair: tuple[str, str],
     machine: Hardware,
-    max_spills: int | None,
+    max_spills: int | None = None,
 ) -> IntrinsicSpec:
+    """Return what a worker needs of one intrinsic, desc and impl as TVM's JSON."""
+    shape = shape_of(family, values)
     # LLVM folds the accumulation of one or two steps into the products; the products must be there.
     folded = shape.kc <= 2 * family.k_pack
     return IntrinsicSpec(
-        name=name,
+        name=family.intrin_name(**values),
         shape=shape,
         lanes=family.lanes,
         desc=pair[0],

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Protocol
 
 from qimeng_tvm.errors import GenerateError, TranscriptError
+from qimeng_tvm.generate.verdict import ACCEPTED
 from qimeng_tvm.llm.messages import Client, Message, Reply, Request, digest
 from qimeng_tvm.llm.prompts.render import Prompt
 from qimeng_tvm.llm.transcript import Recorded, Round, Transcript, read_transcript, said
 
-#: What the checks call an answer that passed them all.
-ACCEPTED = "accepted"
 Say = Callable[[str], None]
 
 
@@ -294,7 +293,7 @@ class _Resumed:
         return self._known.find(request) or self._client.ask(request)
 
 
-def replay(subject: Subject, transcript: Transcript) -> Written:
+def replay(subject: Subject, transcript: Transcript, say: Say = lambda _: None) -> Written:
     """Go through a transcript again: every answer is judged anew, and the file comes out as it did then.
 
     Raises
@@ -305,6 +304,7 @@ def replay(subject: Subject, transcript: Transcript) -> Written:
     best: Judged | None = None
     for index, recorded in enumerate(transcript.rounds):
         judged = subject.judge(Reply(recorded.reply, transcript.model, truncated=recorded.truncated))
+        say(f"{recorded.purpose}: {judged.stage}. {' '.join(judged.findings.split())[:200]}")
         if judged.stage != recorded.verdict:
             found = " ".join(judged.findings.split())[:300]
             raise TranscriptError(

@@ -59,6 +59,8 @@ class IntrinsicTask:
         What it may call.
     notes : str
         Layout of narrow operands, and what the instruction wants.
+    version : int
+        Of the family: raised when a file of that name had another text before.
     """
 
     isa: str
@@ -77,6 +79,7 @@ class IntrinsicTask:
     a_panel: bool
     primitives: tuple[Primitive, ...]
     notes: str = ""
+    version: int = 1
 
     @property
     def key(self) -> str:
@@ -125,6 +128,7 @@ class _Task(_Strict):
     a_panel: bool = False
     primitives: tuple[str, ...]
     notes: str = ""
+    version: int = 1
 
 
 class _Facts(_Strict):

@@ -150,7 +150,7 @@ def declaration_problems(facts: Mapping[str, Any], task: IntrinsicTask) -> list[
         "latency": task.latency,
         "mnemonics": task.mnemonics,
         "parameters": task.parameters,
-        "version": 1,
+        "version": task.version,
     }
     found = [
         f"{name} is {facts.get(name)!r}; it must be {value!r}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -46,6 +47,7 @@ class ExchangeClient:
     model: str = "offline-exchange"
     say: Callable[[str], None] = field(default=lambda _: None)
     poll: float = 0.2
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -54,7 +56,8 @@ class ExchangeClient:
 
     def ask(self, request: Request) -> Reply:
         """Write the request, unless it is there, and wait for its answer."""
-        number = self._place(request)
+        with self._lock:  # several conversations may share the folder
+            number = self._place(request)
         reply = self.folder / f"{number}.reply.md"
         start = time.monotonic()
         if not reply.exists():

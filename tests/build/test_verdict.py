@@ -19,6 +19,7 @@ GOOD = (
     .replace('requires=("fma",)', 'requires=("avx2", "fma")')
     .replace("LANES = 4", "LANES = 8")
     .replace("float32x4", "float32x8")
+    .replace("version=1", f"version={TASK.version}")
 )
 
 

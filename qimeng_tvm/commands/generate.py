@@ -1,0 +1,95 @@
+"""``qimeng generate``: a language model writes families and rules, the checks decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from qimeng_tvm.generate.loop import Subject
+    from qimeng_tvm.generate.produce import Produced
+
+app = typer.Typer(no_args_is_help=True, help="Have a language model write families and rules; the checks decide.")
+
+LLM = Annotated[
+    str, typer.Option("--llm", help="Who answers: openai[:MODEL], exchange:FOLDER, replay or replay:FOLDER.")
+]
+Out = Annotated[Path, typer.Option(help="Folder of the result and its transcript.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Answers in a row, at most.")]
+Beam = Annotated[int, typer.Option(min=1, help="Conversations kept side by side.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Begin again, though an earlier run left a transcript.")]
+
+
+@app.command()
+def intrinsic(
+    dtype: Annotated[str, typer.Option(help="f32, bf16, u8s8, s8s8..., or a task's own name (avx2_f32).")],
+    llm: LLM = "openai",
+    hardware: Annotated[str, typer.Option(help="host, or a profile.")] = "host",
+    rounds: Rounds = 4,
+    beam: Beam = 1,
+    out: Out = Path("qimeng-out/generated"),
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of families to compare the speed with (default: the shipped ones).")
+    ] = None,
+    restart: Restart = False,
+) -> None:
+    """Have a tensorize intrinsic family written, checked and timed."""
+    from qimeng_tvm.generate.intrinsic import IntrinsicSubject
+    from qimeng_tvm.generate.produce import reference_for
+    from qimeng_tvm.generate.tasks import task_for
+    from qimeng_tvm.hardware import Hardware
+
+    machine = Hardware.load(hardware)
+    task = task_for(machine, dtype)
+    subject = IntrinsicSubject(task, machine, reference_for(task, reference))
+    _produce(subject, llm, out, rounds, beam, restart)
+
+
+def _produce(subject: Subject, llm: str, out: Path, rounds: int, beam: int, restart: bool) -> None:
+    from qimeng_tvm.generate.produce import produce
+    from qimeng_tvm.llm import choose_client
+    from qimeng_tvm.llm.settings import budget
+
+    console = Console(stderr=True, highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, style="dim", markup=False, soft_wrap=True)
+
+    client = choose_client(llm, say)
+    produced = produce(subject, client, out, rounds=rounds, beam=beam, budget=budget(), restart=restart, say=say)
+    _show(produced, Console(highlight=False))
+
+
+def _show(produced: Produced, console: Console) -> None:
+    """Print what came out, for people."""
+    transcript = produced.written.transcript
+    best = transcript.rounds[transcript.best]
+    rows = [
+        ("task", transcript.task),
+        ("author", f"{transcript.model}, prompt {transcript.prompt}"),
+        ("rounds", f"{len(transcript.rounds)}; the best is {transcript.best + 1}"),
+        ("checks", best.verdict),
+        ("speed", " ".join(best.findings.split()) or "not measured"),
+        ("file", f"{produced.path}{_beside_shipped(produced)}"),
+        ("transcript", str(produced.transcript)),
+    ]
+    for label, text in rows:
+        console.print(f"[bold]{label:<11}[/]", end="")
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def _beside_shipped(produced: Produced) -> str:
+    """Say whether the file is the shipped one."""
+    from qimeng_tvm.generate.shipped import shipped_source
+
+    shipped = shipped_source(produced.written.transcript.task)
+    if shipped is None:
+        return ""
+    return (
+        " (the shipped file, byte for byte)"
+        if shipped == produced.path.read_bytes()
+        else " (differs from the shipped file)"
+    )
