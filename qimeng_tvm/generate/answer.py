@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*$", re.MULTILINE)
-_PYTHON = frozenset({"", "python", "py", "python3"})
+PYTHON = frozenset({"", "python", "py", "python3"})
 #: Longest reply that is looked at.
 MAX_REPLY = 200_000
 
@@ -27,7 +27,7 @@ class Answer:
     problem: str = ""
 
 
-def code_of(reply: str, truncated: bool = False) -> Answer:
+def code_of(reply: str, truncated: bool = False, languages: frozenset[str] = PYTHON) -> Answer:
     """Return the code of a reply.
 
     Parameters
@@ -36,6 +36,8 @@ def code_of(reply: str, truncated: bool = False) -> Answer:
         Markdown.
     truncated : bool
         The server says that it stopped early.
+    languages : frozenset of str
+        What the block may be marked as.
     """
     if len(reply) > MAX_REPLY:
         return Answer(problem=f"the reply has {len(reply)} characters; {MAX_REPLY} are the most")
@@ -52,15 +54,15 @@ def code_of(reply: str, truncated: bool = False) -> Answer:
             opened = None
     if opened is not None or truncated:
         return Answer(problem="the reply ends within the code block: answer with a whole module, and a shorter one")
-    problem = _problem(blocks)
+    problem = _problem(blocks, languages)
     return Answer(problem=problem) if problem else Answer(source=blocks[0][1] + "\n")
 
 
-def _problem(blocks: list[tuple[str, str]]) -> str:
+def _problem(blocks: list[tuple[str, str]], wanted: frozenset[str]) -> str:
     """Say why the blocks are not one module; empty when they are."""
-    languages = sorted({language for language, _ in blocks} - _PYTHON)
+    languages = sorted({language for language, _ in blocks} - wanted)
     if languages:
-        return f"the reply has a block of {', '.join(languages)}: answer with Python alone"
+        return f"the reply has a block of {', '.join(languages)}: answer with {max(wanted, key=len).capitalize()} alone"
     if len(blocks) != 1:
         return f"the reply has {len(blocks)} code blocks: answer with one, the whole module"
     return "" if blocks[0][1].strip() else "the code block is empty"

@@ -66,16 +66,19 @@ class IntrinsicSubject:
         For whom.
     reference : IntrinFamily, optional
         What its speed is compared with: one of ours, already trusted.
+    context : str
+        Before the label, for answers that are recorded apart from the shipped ones.
     """
 
     task: IntrinsicTask
     hardware: Hardware
     reference: IntrinFamily | None = None
+    context: str = ""
 
     @property
     def label(self) -> str:
         """``intrinsic x86.avx2_f32``."""
-        return f"intrinsic {self.task.key}"
+        return f"{self.context} intrinsic {self.task.key}".lstrip()
 
     @cached_property
     def prompt(self) -> Prompt:

@@ -172,6 +172,7 @@ def write(
     beam: int = 1,
     sample: int = 0,
     path: Path | None = None,
+    satisfied: Callable[[Judged], bool] = lambda judged: judged.enough,
     say: Say = lambda _: None,
 ) -> Written:
     """Have a model write something.
@@ -190,6 +191,8 @@ def write(
         Which of several independent attempts this is; the first of the beam.
     path : Path, optional
         Of the transcript, written after every round. Answers that it holds already are not asked for again.
+    satisfied : callable
+        Whether an answer ends the loop.
     say : callable
         Told of every round.
 
@@ -209,7 +212,7 @@ def write(
             record.add(request, line, reply, judged)
             say(f"{request.purpose}: {judged.stage}. {' '.join(judged.findings.split())[:200]}")
             lines[i] = line.after(reply.text, judged)
-        if any(line.best is not None and line.best.enough for line in lines):
+        if any(line.best is not None and satisfied(line.best) for line in lines):
             break
         lines = _kept(lines)
     return record.written()
