@@ -35,6 +35,8 @@ from qimeng_tvm.compiler import (
 from qimeng_tvm.errors import BuildError, HardwareError, UsageError
 from qimeng_tvm.files import write_atomic
 from qimeng_tvm.hardware import Hardware, configure_threads, measured, target_of, to_json, use_threads
+from qimeng_tvm.intrin.registry import only
+from qimeng_tvm.llm.messages import Client
 from qimeng_tvm.operators import flops, make_inputs, prim_func
 from qimeng_tvm.request import Request, check_memory, describe, parse
 from qimeng_tvm.schedule.apply import Task, make_task
@@ -158,14 +160,18 @@ def task_of(request: Request, hardware: Hardware, threads: int) -> Task:
     UsageError
         If the machine has no micro-kernel for the dtypes.
     """
-    _, func = prim_func(request, target_of(hardware, threads))
-    task = make_task(func, hardware, threads)
+    task = _task(request, hardware, threads)
     if task is None:
         raise UsageError(
             f"{hardware.name} has no micro-kernel for {request.a_dtype} x {request.b_dtype} "
             f"({hardware.isa}): choose another dtype, or add a family under tensorize_intrins/{hardware.isa}"
         )
     return task
+
+
+def _task(request: Request, hardware: Hardware, threads: int) -> Task | None:
+    _, func = prim_func(request, target_of(hardware, threads))
+    return make_task(func, hardware, threads)
 
 
 def run(
@@ -177,6 +183,9 @@ def run(
     database: str | os.PathLike[str] | None = None,
     peers: Sequence[str] | None = None,
     seed: int = 0,
+    llm: Client | None = None,
+    fresh: bool = False,
+    rounds: int = 4,
     progress: Progress | None = None,
     bar: Any = None,
 ) -> RunResult:
@@ -198,6 +207,12 @@ def run(
         Libraries to compare with; empty for none.
     seed : int
         Of the search.
+    llm : Client, optional
+        Writes a micro-kernel family when none that there is fits; see :func:`qimeng_tvm.llm.choose_client`.
+    fresh : bool
+        Have one written even though there is one that fits, and use it alone.
+    rounds : int
+        Answers in a row, at most.
     progress : callable, optional
         Called with one line at the start of every stage.
     bar : callable, optional
@@ -209,6 +224,8 @@ def run(
         With one line that says what was wrong and what to do.
     """
     say = progress or (lambda text: None)
+    if fresh and llm is None:
+        raise UsageError("a fresh family needs somebody to write it: say who with --llm")
     request = parse(line) if isinstance(line, str) else line
     hardware = _machine(request)
     count = _threads(threads or request.threads or 1, hardware)
@@ -220,6 +237,34 @@ def run(
     folder = _folder(Path(out) if out is not None else Path("qimeng-out") / slug(request))
     say(f"measuring the peak of {hardware.name}")
     hardware = measured(hardware)
+    with only(_written(request, hardware, count, llm, fresh, rounds, say)):
+        return _run(request, hardware, folder, database, peers, seed, say, bar)
+
+
+def _written(
+    request: Request, hardware: Hardware, threads: int, llm: Client | None, fresh: bool, rounds: int, say: Progress
+) -> tuple[str, ...]:
+    """Have a family written if one is wanted; return the keys that the operator is to be made of, none for any."""
+    if llm is None or not (fresh or _task(request, hardware, threads) is None):
+        return ()
+    from qimeng_tvm.generate.fresh import fresh_family  # noqa: PLC0415 (only where a model is asked)
+    from qimeng_tvm.llm.settings import budget  # noqa: PLC0415
+
+    say(f"having a family written by {llm.name}")
+    return (fresh_family(request, hardware, llm, rounds=rounds, budget=budget(), say=say),)
+
+
+def _run(
+    request: Request,
+    hardware: Hardware,
+    folder: Path,
+    database: str | os.PathLike[str] | None,
+    peers: Sequence[str] | None,
+    seed: int,
+    say: Progress,
+    bar: Any,
+) -> RunResult:
+    count, wanted = request.threads or 1, request.trials or 0
     task = task_of(request, hardware, count)
     configure_threads(count)
     records = Path(database) if database is not None else default_database()

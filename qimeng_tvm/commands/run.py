@@ -24,10 +24,19 @@ def run(
     database: Annotated[Path | None, typer.Option(help="Folder of the tuning records.")] = None,
     peers: Annotated[str | None, typer.Option(help="Libraries to compare with: names, 'all' or 'none'.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    llm: Annotated[
+        str | None,
+        typer.Option(
+            help="Who writes a micro-kernel when none fits: openai[:MODEL], exchange:FOLDER, replay or replay:FOLDER."
+        ),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Have a micro-kernel written though one fits.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="The model's answers in a row, at most.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Make the operator that a line asks for: tune, compile, check, measure, and write it to a folder."""
     from qimeng_tvm.api import run as make
+    from qimeng_tvm.llm import choose_client
     from qimeng_tvm.request import describe, parse
     from qimeng_tvm.search.progress import TuneBar
 
@@ -35,6 +44,7 @@ def run(
     request = parse(line)
     if not as_json:
         console.print(f"[bold]request[/]   {describe(request)}")
+    client = choose_client(llm, lambda text: console.print(text, markup=False)) if llm is not None else None
     with TuneBar(console=console) as bar:
         result = make(
             request,
@@ -44,6 +54,9 @@ def run(
             database=database,
             peers=_peers(peers),
             seed=seed,
+            llm=client,
+            fresh=fresh,
+            rounds=rounds,
             progress=None if as_json else lambda text: console.print(f"[dim]{text} ...[/]"),
             bar=None if as_json else bar,
         )
