@@ -358,7 +358,7 @@ def _checked(
         while True:
             say("compiling")
             compiled = compile_task(task, record.decisions if record is not None else None)
-            library = export_library(compiled, folder / LIBRARY)
+            library = export_library(compiled.library, folder / LIBRARY)
             say("checking numbers and machine code")
             spec = OperatorSpec(str(library.resolve()), request, compiled.parameters, compiled.pack_parameters)
             numbers = check_numbers(worker, spec)

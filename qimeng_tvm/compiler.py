@@ -70,17 +70,12 @@ class Compiled:
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """Parameters of ``main``, the output last."""
-        a, b, *more, out = tensors_of(self.operator.main)
-        b = replace(b, name="B_packed") if self.operator.packs else b
-        return (a, b, *more, replace(out, name="C"))
+        return parameters_of(self.operator)
 
     @property
     def pack_parameters(self) -> tuple[Tensor, ...]:
         """Parameters of ``pack_b``: B and what ``main`` wants in its place; empty when B is not packed beforehand."""
-        if self.operator.pack is None:
-            return ()
-        b, packed = tensors_of(self.operator.pack)
-        return (b, replace(packed, name="B_packed"))
+        return pack_parameters_of(self.operator)
 
     def __getitem__(self, name: str) -> Any:
         """The compiled function ``main`` or ``pack_b``."""
@@ -90,6 +85,21 @@ class Compiled:
 def tensors_of(func: Any) -> tuple[Tensor, ...]:
     """Parameters of a PrimFunc as plain data."""
     return tuple(Tensor(str(p.name), tuple(int(x) for x in p.shape), str(p.dtype)) for p in func.params)
+
+
+def parameters_of(operator: Operator) -> tuple[Tensor, ...]:
+    """Parameters of ``main``, the output last."""
+    a, b, *more, out = tensors_of(operator.main)
+    b = replace(b, name="B_packed") if operator.packs else b
+    return (a, b, *more, replace(out, name="C"))
+
+
+def pack_parameters_of(operator: Operator) -> tuple[Tensor, ...]:
+    """Parameters of ``pack_b``: B and what ``main`` wants in its place; empty when B is not packed beforehand."""
+    if operator.pack is None:
+        return ()
+    b, packed = tensors_of(operator.pack)
+    return (b, replace(packed, name="B_packed"))
 
 
 def compile_task(task: Task, values: Mapping[str, Value] | None = None) -> Compiled:
@@ -141,8 +151,8 @@ def linker() -> str:
     raise BuildError(f"no C compiler to link the operator with: install one of {', '.join(_LINKERS)}")
 
 
-def export_library(compiled: Compiled, path: Path) -> Path:
-    """Link the operator as a shared library, atomically."""
+def export_library(library: Any, path: Path) -> Path:
+    """Link what TVM built as a shared library, atomically."""
     path = Path(path)
     command = linker()
     try:
@@ -154,7 +164,7 @@ def export_library(compiled: Compiled, path: Path) -> Path:
             f"cannot write to {path.parent}: {error.strerror or error}; give another folder with --out"
         ) from error
     try:
-        compiled.library.export_library(temporary, fcompile=_linker_function(command))
+        library.export_library(temporary, fcompile=_linker_function(command))
         os.chmod(temporary, 0o755)
         os.replace(temporary, path)
     except RuntimeError as error:

@@ -143,7 +143,7 @@ def check_case(request: Request, values: Mapping[str, Value]) -> tuple[str, str]
     except BuildError as error:
         return "build", str(error)
     with tempfile.TemporaryDirectory() as folder:
-        path = export_library(compiled, Path(folder) / "operator.so")
+        path = export_library(compiled.library, Path(folder) / "operator.so")
         _stage("running")
         report: NumbersReport = run_cases(
             OperatorSpec(str(path), request, compiled.parameters, compiled.pack_parameters)

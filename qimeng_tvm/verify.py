@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,12 +130,18 @@ def _pack(
 
 def check_code(compiled: Compiled, library: Path) -> AuditReport:
     """Audit the final library: the micro-kernel's instructions are there, nothing outside is called."""
+    info = compiled.task.info
+    return audit(library, mnemonics_of(compiled.intrins, info.n, info.k))
+
+
+def mnemonics_of(intrins: Sequence[str], n: int, k: int) -> tuple[str, ...]:
+    """Return what the audit must find in an operator of N columns and depth K made with these intrinsics."""
     mnemonics: dict[str, None] = {}
-    for name in compiled.intrins:
+    for name in intrins:
         owner = family(IntrinName.parse(name).key)
         # LLVM folds the accumulation of one or two steps into the products; the products must be there.
-        folded = compiled.task.info.k <= 2 * owner.k_pack
+        folded = k <= 2 * owner.k_pack
         # Of fewer columns than a vector has lanes LLVM computes no more than there are, with scalar instructions too.
-        narrow = compiled.task.info.n < owner.lanes
+        narrow = n < owner.lanes
         mnemonics |= {} if narrow else dict.fromkeys(owner.mnemonics[:1] if folded else owner.mnemonics)
-    return audit(library, tuple(mnemonics))
+    return tuple(mnemonics)

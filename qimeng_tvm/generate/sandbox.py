@@ -12,23 +12,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 #: Longest intrinsic that comes back, characters of JSON.
 MAX_JSON = 8_000_000
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What a family says of itself, see :class:`~qimeng_tvm.intrin.IntrinFamily`.
-
-    Attributes
-    ----------
-    facts : mapping
-        Fields of the family, but for its builder.
-    """
-
-    facts: Mapping[str, Any]
+_PACKAGE = "qimeng_generated"
 
 
 @dataclass(frozen=True)
@@ -50,22 +39,21 @@ class SourceError:
     line : int
         In the source; 0 where it is not known.
     values : mapping
-        Parameters it was called with; empty while the module was read.
+        What it was called with; empty while the module was read.
     """
 
     text: str
     line: int
-    values: Mapping[str, int]
+    values: Mapping[str, Any]
 
 
-def declare(source: str, module: str) -> Declared | SourceError:
-    """Read a family module and return what it declares."""
+def declare(source: str, module: str) -> dict[str, Any] | SourceError:
+    """Read a family module and return what it declares: the fields of its family, but for the builder."""
     try:
         family = _family(source, module)
     except Exception as error:  # whatever the model's code raises is an answer
-        return _error(error, {})
-    fields = {name: getattr(family, name) for name in family.__dataclass_fields__ if name != "build"}
-    return Declared(fields)
+        return source_error(error, {})
+    return {name: getattr(family, name) for name in family.__dataclass_fields__ if name != "build"}
 
 
 def build(source: str, module: str, variants: Sequence[Mapping[str, int]]) -> tuple[Pair, ...] | SourceError:
@@ -83,20 +71,25 @@ def build(source: str, module: str, variants: Sequence[Mapping[str, int]]) -> tu
                 raise ValueError(f"the intrinsic is too long ({len(pair.desc) + len(pair.impl)} characters of JSON)")
             built.append(pair)
     except Exception as error:  # whatever the model's code raises is an answer
-        return _error(error, values)
+        return source_error(error, values)
     return tuple(built)
 
 
-def _family(source: str, module: str) -> Any:
-    """Import the source under a module's name; TVM's parser reads functions back from their file."""
+def imported(source: str, module: str) -> ModuleType:
+    """Import a source under a module's name; TVM's parser reads functions back from their file."""
     folder = Path(tempfile.mkdtemp())
     path = folder / f"{module}.py"
     path.write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(f"qimeng_generated.{module}", path)
+    spec = importlib.util.spec_from_file_location(f"{_PACKAGE}.{module}", path)
     assert spec is not None and spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = loaded
     spec.loader.exec_module(loaded)
+    return loaded
+
+
+def _family(source: str, module: str) -> Any:
+    loaded = imported(source, module)
     found = [f for v in vars(loaded).values() if (f := getattr(v, "__qimeng_family__", None)) is not None]
     own = [f for f in found if f.module == module]
     if len(own) != 1:
@@ -104,10 +97,11 @@ def _family(source: str, module: str) -> Any:
     return own[0]
 
 
-def _error(error: BaseException, values: Mapping[str, int]) -> SourceError:
+def source_error(error: BaseException, values: Mapping[str, Any]) -> SourceError:
+    """Return what a model's code raised, with the line of its source."""
     line, walk = 0, error.__traceback__
     while walk is not None:
-        if "qimeng_generated" in str(walk.tb_frame.f_globals.get("__name__", "")):
+        if _PACKAGE in str(walk.tb_frame.f_globals.get("__name__", "")):
             line = walk.tb_lineno
         walk = walk.tb_next
     lines = [x.strip() for x in str(error).splitlines() if x.strip()]

@@ -94,10 +94,10 @@ def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: boo
 
 def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker) -> Verdict:
     declared = sandbox.call("qimeng_tvm.generate.sandbox:declare", (source, task.module), _SECONDS)
-    problem = _problem(declared)
+    problem = told(declared)
     if problem:
         return Verdict("read", problem, source)
-    facts = dict(declared.value.facts)
+    facts = declared.value
     differences = declaration_problems(facts, task)
     if differences:
         return Verdict("declaration", "\n".join(differences), source)
@@ -107,7 +107,7 @@ def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker
     except IntrinError as error:
         return Verdict("declaration", str(error), source)
     pairs = sandbox.call("qimeng_tvm.generate.sandbox:build", (source, task.module, variants), 2 * _SECONDS)
-    problem = _problem(pairs)
+    problem = told(pairs)
     if problem:
         return Verdict("build", problem, source, family)
     reports: list[FamilyReport] = []
@@ -117,13 +117,13 @@ def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker
             reports.append(report)
             if not report.ok:
                 stage = "numbers" if not report.numbers.ok else "audit"
-                told = f"gemm({', '.join(f'{k}={v}' for k, v in values.items())}): {report.problem}"
-                return Verdict(stage, told, source, family, tuple(reports))
+                where = f"gemm({', '.join(f'{k}={v}' for k, v in values.items())}): {report.problem}"
+                return Verdict(stage, where, source, family, tuple(reports))
     return Verdict(ACCEPTED, "", source, family, tuple(reports))
 
 
-def _problem(outcome: Outcome) -> str:
-    """Say what the model's code did wrong; empty when it returned."""
+def told(outcome: Outcome) -> str:
+    """Say what a model's code did wrong; empty when it returned."""
     if not outcome.ok:
         return f"{outcome.kind}: {outcome.message}"
     if isinstance(outcome.value, SourceError):

@@ -253,7 +253,7 @@ class Bench:
             operator = Operator(module, compiled.operator.packs)
             target = target_of(self.hardware, compiled.task.info.threads)
             compiled = replace(compiled, operator=operator, library=tvm.tirx.build(module, target=target))
-        path = export_library(compiled, self.folder / "operator.so")
+        path = export_library(compiled.library, self.folder / "operator.so")
         spec = OperatorSpec(str(path), request or base.request, compiled.parameters, compiled.pack_parameters)
         numbers = check_numbers(self.worker, spec, timeout=60)
         if not numbers.ok:

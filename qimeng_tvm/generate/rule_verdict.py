@@ -1,0 +1,190 @@
+"""Judge a reply that should hold a schedule rule: form -> source -> read -> space -> build -> numbers -> audit.
+
+The model's Python runs in one worker; the functions that it scheduled come back as data, and are built and checked in
+another one as any operator is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qimeng_tvm.check.audit import AuditReport, audit
+from qimeng_tvm.check.numbers import NumbersReport
+from qimeng_tvm.check.source import check_source
+from qimeng_tvm.check.worker import Worker
+from qimeng_tvm.compiler import Tensor, export_library, pack_parameters_of, parameters_of
+from qimeng_tvm.errors import CheckError, QimengError
+from qimeng_tvm.generate.answer import code_of
+from qimeng_tvm.generate.rule_sandbox import Offered, Scheduled
+from qimeng_tvm.generate.rules import RuleTask, checked_requests, rule_policy
+from qimeng_tvm.generate.verdict import ACCEPTED, told
+from qimeng_tvm.hardware.model import Hardware
+from qimeng_tvm.request import Request, describe
+
+#: What an answer goes through, in order.
+STAGES = ("form", "source", "read", "space", "build", "numbers", "audit")
+_SANDBOX = "qimeng_tvm.generate.rule_sandbox"
+_SECONDS = 300.0
+#: Drawn decisions of each operator, beside the default ones.
+_DRAWS = 2
+_SEED = 7
+
+
+@dataclass(frozen=True)
+class RuleVerdict:
+    """What came of a reply.
+
+    Attributes
+    ----------
+    stage, findings, source : str
+        As in :class:`~qimeng_tvm.generate.verdict.Verdict`.
+    checked : int
+        Operators (with their decisions) that were right.
+    """
+
+    stage: str
+    findings: str = ""
+    source: str = ""
+    checked: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the reply passed every stage."""
+        return self.stage == ACCEPTED
+
+
+def judge_rule(reply: str, task: RuleTask, hardware: Hardware, *, truncated: bool = False) -> RuleVerdict:
+    """Judge a reply on this machine."""
+    answer = code_of(reply, truncated)
+    if answer.problem:
+        return RuleVerdict("form", answer.problem)
+    source = answer.source
+    found = check_source(source, rule_policy(task))
+    if found:
+        return RuleVerdict("source", "\n".join(map(str, found[:8])), source)
+    requests = served_requests(task, hardware)
+    with Worker(preload=("tvm",)) as sandbox:
+        stage, problem = _declared(sandbox, source, task, requests, hardware)
+        if problem:
+            return RuleVerdict(stage, problem, source)
+        drawn = (source, task.module, requests, hardware, _DRAWS, _SEED)
+        scheduled = sandbox.call(f"{_SANDBOX}:schedule", drawn, _SECONDS)
+    problem = told(scheduled) or _without_intrinsics(scheduled.value)
+    if problem:
+        return RuleVerdict("build", problem, source)
+    return _run(scheduled.value, source)
+
+
+def served_requests(task: RuleTask, hardware: Hardware) -> tuple[Request, ...]:
+    """Return the operators of a rule's check that this machine has micro-kernels for, and the cores.
+
+    Raises
+    ------
+    CheckError
+        If there are none.
+    """
+    from qimeng_tvm.intrin import families_for  # noqa: PLC0415 (discovery imports TVM)
+
+    def served(r: Request) -> bool:
+        dtypes = (r.a_dtype, r.b_dtype, r.out_dtype)
+        return bool(families_for(hardware.isa, dtypes, hardware.features)) and (r.threads or 1) <= hardware.cores
+
+    found = tuple(r for r in checked_requests(task) if served(r))
+    if not found:
+        raise CheckError(f"{hardware.name} has no micro-kernel to check {task.name} with")
+    return found
+
+
+def _declared(
+    sandbox: Worker, source: str, task: RuleTask, requests: Sequence[Request], hardware: Hardware
+) -> tuple[str, str]:
+    """Return the stage and the problem of what a rule says of itself; no problem when it is right."""
+    facts = sandbox.call(f"{_SANDBOX}:declare_rule", (source, task.module), _SECONDS)
+    problem = told(facts)
+    if problem:
+        return "read", problem
+    wanted = {"name": task.name, "version": task.version, "priority": task.priority}
+    wrong = [f"{k} is {facts.value.get(k)!r}; it must be {v!r}" for k, v in wanted.items() if facts.value.get(k) != v]
+    if wrong:
+        return "read", "\n".join(wrong)
+    tall = () if not task.rows else (replace(requests[0], m=task.rows + 1),)
+    answers = sandbox.call(f"{_SANDBOX}:offered", (source, task.module, (*requests, *tall), hardware), _SECONDS)
+    problem = told(answers)
+    if problem:
+        return "space", problem
+    offers: list[Offered] = answers.value
+    problems = [p for r, o in zip(requests, offers, strict=False) if (p := _offer_problem(r, o, task))]
+    if tall and offers[-1].matches:
+        problems.append(f"it matches {describe(tall[0])}: it is for at most {task.rows} rows")
+    return "space", "\n".join(problems[:3])
+
+
+def _offer_problem(request: Request, offer: Offered, task: RuleTask) -> str:
+    where = describe(request)
+    if not offer.matches:
+        return f"it does not match {where}"
+    if offer.matches_other:
+        return "it matches operands (float8) that no family of the machine computes"
+    missing = [name for name in task.decisions if name not in offer.decisions]
+    if missing:
+        return f"{where}: the space lacks the decisions {', '.join(missing)}"
+    return f"{where}: the defaults are not legal: {offer.problem}" if offer.problem else ""
+
+
+def _without_intrinsics(made: Sequence[Scheduled]) -> str:
+    for one in made:
+        if not any(".gem" in name for name in one.intrins):
+            return f"{_where(one)}: nothing was tensorized with a micro-kernel"
+    return ""
+
+
+def _where(one: Scheduled) -> str:
+    return f"{describe(one.request)} with {', '.join(f'{k}={v}' for k, v in one.values.items())}"
+
+
+def _run(made: Sequence[Scheduled], source: str) -> RuleVerdict:
+    """Build and check every scheduled function."""
+    with Worker(preload=("tvm",)) as checker:
+        for number, one in enumerate(made):
+            outcome = checker.call("qimeng_tvm.generate.rule_verdict:check_scheduled", (one,), _SECONDS)
+            if outcome.kind == "refused":
+                raise CheckError(f"{_where(one)} could not be checked: {outcome.message}")
+            if not outcome.ok:
+                return RuleVerdict("numbers", f"{_where(one)}: {outcome.kind}: {outcome.message}", source, number)
+            stage, problem = outcome.value
+            if problem:
+                return RuleVerdict(stage, f"{_where(one)}: {problem}", source, number)
+    return RuleVerdict(ACCEPTED, "", source, len(made))
+
+
+def check_scheduled(one: Scheduled) -> tuple[str, str]:
+    """Build, run and audit a scheduled function: what runs in the worker. Return stage and problem."""
+    from qimeng_tvm.verify import OperatorSpec, mnemonics_of, run_cases  # noqa: PLC0415 (imports TVM)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "operator.so"
+        try:
+            parameters, pack_parameters = _library(one, path)
+        except (RuntimeError, ValueError, TypeError, QimengError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return "build", f"TVM cannot build it: {' '.join(lines[-2:])[-500:]}"
+        report: NumbersReport = run_cases(OperatorSpec(str(path), one.request, parameters, pack_parameters))
+        if not report.ok:
+            return "numbers", f"{report.kind}: {report.message}"
+        code: AuditReport = audit(path, mnemonics_of(one.intrins, one.request.n, one.request.k))
+    return "audit", "; ".join(code.problems)
+
+
+def _library(one: Scheduled, path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    import tvm  # noqa: PLC0415 (only in the worker)
+
+    from qimeng_tvm.hardware import host, target_of  # noqa: PLC0415
+    from qimeng_tvm.lowering import build  # noqa: PLC0415
+    from qimeng_tvm.schedule.prepack import split_prepack  # noqa: PLC0415
+
+    operator = split_prepack(tvm.ir.load_json(one.module))
+    export_library(build(operator.module, target_of(host(), one.request.threads or 1)), path)
+    return parameters_of(operator), pack_parameters_of(operator)
