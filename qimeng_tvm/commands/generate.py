@@ -48,6 +48,28 @@ def intrinsic(
     _produce(subject, llm, out, rounds, beam, restart)
 
 
+@app.command()
+def rule(
+    operator: Annotated[str, typer.Option(help="gemm or gemv.")],
+    llm: LLM = "openai",
+    rounds: Rounds = 4,
+    beam: Beam = 1,
+    out: Out = Path("qimeng-out/generated"),
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of rules to compare the speed with (default: the shipped ones).")
+    ] = None,
+    restart: Restart = False,
+) -> None:
+    """Have a schedule rule written, checked on whole operators, and timed on this machine."""
+    from qimeng_tvm.generate.rule import RuleSubject, reference_rule
+    from qimeng_tvm.generate.rules import rule_task
+    from qimeng_tvm.hardware import Hardware
+
+    task = rule_task(operator)
+    subject = RuleSubject(task, Hardware.host(), reference_rule(task, reference))
+    _produce(subject, llm, out, rounds, beam, restart)
+
+
 def _produce(subject: Subject, llm: str, out: Path, rounds: int, beam: int, restart: bool) -> None:
     from qimeng_tvm.generate.produce import produce
     from qimeng_tvm.llm import choose_client

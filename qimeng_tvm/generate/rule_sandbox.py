@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,7 +76,7 @@ def offered(source: str, module: str, requests: Sequence[Request], hardware: Har
         rule = _rule(source, module)
         for request in requests:
             where = {"operator": describe(request)}
-            info = _info(request, hardware)[1]
+            info = info_of(request, hardware)[1]
             other = rule.match(replace(info, a_dtype="float8"), hardware)
             if not rule.match(info, hardware):
                 answers.append(Offered(False, bool(other), (), ""))
@@ -93,27 +92,39 @@ def schedule(
     source: str, module: str, requests: Sequence[Request], hardware: Hardware, draws: int, seed: int
 ) -> list[Scheduled] | SourceError:
     """Schedule some operators with the default decisions, and with ``draws`` drawn ones each."""
-    import tvm  # noqa: PLC0415
+    where: dict[str, Any] = {}
+    try:
+        return schedule_with(_rule(source, module), requests, hardware, draws, seed, where)
+    except Exception as error:  # as above
+        return source_error(error, where)
 
-    from qimeng_tvm.intrin import names_in  # noqa: PLC0415 (imports of TVM belong to the worker)
+
+def schedule_with(
+    rule: Any,
+    requests: Sequence[Request],
+    hardware: Hardware,
+    draws: int,
+    seed: int,
+    where: dict[str, Any] | None = None,
+) -> list[Scheduled]:
+    """Schedule some operators by a rule; ``where`` is told what is being done."""
+    import tvm  # noqa: PLC0415 (imports of TVM belong to the worker)
+
+    from qimeng_tvm.intrin import names_in  # noqa: PLC0415
     from qimeng_tvm.schedule.apply import Task, build_schedule  # noqa: PLC0415
 
     made: list[Scheduled] = []
-    where: dict[str, Any] = {}
-    try:
-        rule = _rule(source, module)
-        for number, request in enumerate(requests):
-            func, info = _info(request, hardware)
-            space = rule.space(info, hardware)
-            task = Task(func, info, hardware, rule, space)
-            for values in _drawn(space, draws, np.random.default_rng([seed, number])):
-                where = {"operator": describe(request), **values}
-                sch = build_schedule(task, values)
-                trace = json.dumps([str(sch.trace)])
-                text = "".join(tvm.ir.save_json(sch.mod["main"]))
-                made.append(Scheduled(request, values, text, names_in(trace)))
-    except Exception as error:  # as above
-        return source_error(error, where)
+    told = where if where is not None else {}
+    for number, request in enumerate(requests):
+        func, info = info_of(request, hardware)
+        space = rule.space(info, hardware)
+        task = Task(func, info, hardware, rule, space)
+        for values in _drawn(space, draws, np.random.default_rng([seed, number])):
+            told.clear()
+            told.update({"operator": describe(request), **values})
+            sch = build_schedule(task, values)
+            text = "".join(tvm.ir.save_json(sch.mod["main"]))
+            made.append(Scheduled(request, values, text, names_in(str(sch.trace))))
     return made
 
 
@@ -131,8 +142,8 @@ def _rule(source: str, module: str) -> Any:
     return own[0]()
 
 
-def _info(request: Request, hardware: Hardware) -> tuple[Any, Any]:
-    """The function of a request, and its anchor."""
+def info_of(request: Request, hardware: Hardware) -> tuple[Any, Any]:
+    """Return the function of a request, and its anchor."""
     from qimeng_tvm.hardware.target import target_of  # noqa: PLC0415
     from qimeng_tvm.operators import prim_func  # noqa: PLC0415
     from qimeng_tvm.schedule.analysis import analyze  # noqa: PLC0415

@@ -1,13 +1,14 @@
-"""Time micro-kernels by themselves, in turns with the machine's peak loop: what happens in the worker.
+"""Time what a model wrote: what happens in the worker.
 
-Operands lie as a schedule leaves them: B one packed panel (level-1 cache), A rows in place or panels behind each other
-(level 2), C a register tile that is stored once. So the figure is the micro-kernel's own, without packing.
+Micro-kernels run by themselves, in turns with the machine's peak loop. Operands lie as a schedule leaves them: B one
+packed panel (level-1 cache), A rows in place or panels behind each other (level 2), C a register tile that is stored
+once. So the figure is the micro-kernel's own, without packing. Rules are timed as whole operators, in pairs.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ from qimeng_tvm.bench.timing import QUICK, Sample, Sampler, interleave_calmly, t
 from qimeng_tvm.check.buffers import numpy_dtype
 from qimeng_tvm.check.intrinsic import big_tile
 from qimeng_tvm.check.tile import IntrinsicSpec, Placement, buffer_shapes, tensorized
+from qimeng_tvm.errors import CheckError
+from qimeng_tvm.generate.rule_sandbox import Scheduled
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily
+from qimeng_tvm.numerics import make_inputs
+from qimeng_tvm.request import describe
 
 #: Multiply-adds of one call, about: enough that the call itself does not count.
 _WORK = 2_000_000
@@ -75,6 +80,45 @@ def time_intrinsics(contenders: Mapping[str, IntrinsicSpec], hardware: Hardware)
             gops = operations / sample.seconds_median / 1e9
             speeds[label] = Speed(gops / peak if peak else 0.0, gops, sample.spread)
     return speeds
+
+
+def compare_operators(ours: Sequence[Scheduled], theirs: Sequence[Scheduled]) -> list[float]:
+    """Time pairs of scheduled operators in turns; return theirs over ours: above 1, ours is faster."""
+    ratios = []
+    for own, other in zip(ours, theirs, strict=True):
+        calls = {"own": _operator(own), "other": _operator(other)}
+        found, _ = interleave_calmly({name: _sampler(call) for name, call in calls.items()}, _PLAN)
+        both = [s for s in found.values() if isinstance(s, Sample)]
+        if len(both) != len(calls):
+            raise CheckError(f"{describe(own.request)} could not be timed")
+        ratios.append(both[1].seconds_median / both[0].seconds_median)
+    return ratios
+
+
+def _operator(one: Scheduled) -> Any:
+    """Return a closure that runs a scheduled operator; a constant B is packed beforehand."""
+    import tvm  # noqa: PLC0415 (only in the worker)
+
+    from qimeng_tvm.compiler import pack_parameters_of, parameters_of  # noqa: PLC0415
+    from qimeng_tvm.hardware import configure_threads, host, target_of  # noqa: PLC0415
+    from qimeng_tvm.lowering import build  # noqa: PLC0415
+    from qimeng_tvm.schedule.prepack import MAIN, PACK, split_prepack  # noqa: PLC0415
+
+    threads = one.request.threads or 1
+    configure_threads(threads)
+    operator = split_prepack(tvm.ir.load_json(one.module))
+    library = build(operator.module, target_of(host(), threads))
+    inputs = make_inputs(one.request, 0)
+    arrays = [tvm.runtime.tensor(inputs[name]) for name in ("A", "B", "bias") if name in inputs]
+    if operator.packs:
+        packed = pack_parameters_of(operator)[-1]
+        room = tvm.runtime.empty(packed.shape, packed.dtype)
+        library[PACK](arrays[1], room)
+        arrays[1] = room
+    out = parameters_of(operator)[-1]
+    c = tvm.runtime.empty(out.shape, out.dtype)
+    main = library[MAIN]
+    return lambda: main(*arrays, c)
 
 
 def _sampler(call: Any) -> Sampler:

@@ -67,7 +67,8 @@ class Prompt:
 
 
 @cache
-def _template(file: str) -> str:
+def template(file: str) -> str:
+    """Return the text of a template file."""
     try:
         return (resources.files("qimeng_tvm.llm.prompts") / file).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -95,7 +96,7 @@ def render(name: str, values: Mapping[str, Any]) -> Prompt:
     UsageError
         If there is no prompt of that name.
     """
-    text = _template(f"{name}.md.j2")
+    text = template(f"{name}.md.j2")
     version = _VERSION.match(text)
     if version is None:
         raise UsageError(f"the template {name}.md.j2 does not begin with its version")
@@ -105,7 +106,7 @@ def render(name: str, values: Mapping[str, Any]) -> Prompt:
 def example(isa: str) -> tuple[str, str]:
     """Return title and source of the worked example: a float32 family of another instruction set than ``isa``."""
     facts = _EXAMPLES["arm" if isa == "x86" else "x86"]
-    return f"float32 on {facts['title']}", _fill(_template("example_fma.py.j2"), facts)
+    return f"float32 on {facts['title']}", _fill(template("example_fma.py.j2"), facts)
 
 
 def intrinsic_prompt(task: IntrinsicTask, hardware: Hardware | None = None) -> Prompt:
