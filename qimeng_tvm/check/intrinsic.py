@@ -9,7 +9,7 @@ wrote the family.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qimeng_tvm.check.audit import AuditReport
@@ -171,10 +171,14 @@ def examine_pair(
     hardware: Hardware,
     timeout: float = 120.0,
     max_spills: int | None = None,
+    run: bool = True,
 ) -> FamilyReport:
-    """Check one GEMM intrinsic that was built elsewhere, desc and impl as TVM's JSON; nothing of it is read here."""
+    """Check one GEMM intrinsic that was built elsewhere, desc and impl as TVM's JSON; nothing of it is read here.
+
+    Without ``run`` it is compiled for the hardware and audited only.
+    """
     name = family.intrin_name(**values)
-    spec = spec_of(family, values, pair, hardware, max_spills)
+    spec = replace(spec_of(family, values, pair, hardware, max_spills), run=run)
     return _run(worker, name, "qimeng_tvm.check.tile:run_intrinsic", spec, timeout)
 
 

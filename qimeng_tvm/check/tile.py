@@ -81,6 +81,8 @@ class IntrinsicSpec:
         What the audit must find in the inner loop.
     max_spills : int, optional
         Vector spills in the inner loop that are still accepted; None accepts any.
+    run : bool
+        Whether this machine can run it; else it is compiled and audited only.
     """
 
     name: str
@@ -91,6 +93,7 @@ class IntrinsicSpec:
     target: Mapping[str, Any]
     mnemonics: tuple[str, ...]
     max_spills: int | None = None
+    run: bool = True
 
 
 def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | None]:
@@ -117,6 +120,8 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
         path = Path(folder) / "intrinsic.so"
         library.export_library(str(path))
         code = audit(path, spec.mnemonics, max_spills=spec.max_spills)
+        if not spec.run:
+            return NumbersReport("ok", "compiled, not run"), code
         loaded = tvm.runtime.load_module(str(path))
     worst, count = 0.0, 0
     for placement in placements(spec.shape):

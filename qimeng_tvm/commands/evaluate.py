@@ -38,6 +38,7 @@ def generate(
     reference: Annotated[
         Path | None, typer.Option(help="Folder of families to compare the speed with (default: the shipped ones).")
     ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Conversations that wait for answers at once.")] = 8,
     out: Annotated[Path, typer.Option(help="Folder of the transcripts.")] = Path("qimeng-out/eval"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -52,9 +53,9 @@ def generate(
 
     client = choose_client(llm, say)
     subjects = _families(tasks, reference)
-    results = evaluate(subjects, client, out, samples=samples, rounds=rounds, say=say) if subjects else ()
+    results = evaluate(subjects, client, out, samples=samples, rounds=rounds, jobs=jobs, say=say) if subjects else ()
     plain = _plain(vanilla)
-    baseline = evaluate(plain, client, out / "vanilla", samples=samples, rounds=1, say=say) if plain else ()
+    baseline = evaluate(plain, client, out / "vanilla", samples=samples, rounds=1, jobs=jobs, say=say) if plain else ()
     if as_json:
         done: dict[str, Any] = {
             "summary": summary(results) if results else {},

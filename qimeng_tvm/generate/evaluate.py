@@ -217,9 +217,9 @@ class _OneAtATime:
     def machine(self) -> str:
         return self.subject.machine
 
-    def judge(self, reply: Reply) -> Judged:
+    def judge(self, reply: Reply, timed: bool = True) -> Judged:
         with self.turn:
-            return self.subject.judge(reply)
+            return self.subject.judge(reply, timed)
 
 
 def summary(results: Sequence[TaskResult]) -> dict[str, float | int]:

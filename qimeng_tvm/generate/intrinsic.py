@@ -17,7 +17,8 @@ from qimeng_tvm.generate.loop import Judged
 from qimeng_tvm.generate.sandbox import Pair
 from qimeng_tvm.generate.speed import Speed, timed_variants
 from qimeng_tvm.generate.tasks import IntrinsicTask
-from qimeng_tvm.generate.verdict import ACCEPTED, STAGES, Verdict, judge
+from qimeng_tvm.generate.verdict import ACCEPTED, NOT_RUN, STAGES, Verdict, judge, lacking
+from qimeng_tvm.hardware import host
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily
 from qimeng_tvm.llm.messages import Reply
@@ -90,11 +91,15 @@ class IntrinsicSubject:
         """On what the answers are checked."""
         return f"{self.hardware.name} ({self.hardware.cpu})"
 
-    def judge(self, reply: Reply) -> Judged:
+    def judge(self, reply: Reply, timed: bool = True) -> Judged:
         """Check an answer, and measure it when it passed."""
-        verdict = judge(reply.text, self.task, self.hardware, truncated=reply.truncated)
+        verdict = judge(reply.text, self.task, self.hardware, truncated=reply.truncated, run=timed)
+        if verdict.stage == NOT_RUN:
+            return Judged(NOT_RUN, len(STAGES) - 1, f"this machine lacks {lacking(self.task, host())}", verdict.source)
         if not verdict.ok:
             return Judged(verdict.stage, STAGES.index(verdict.stage), verdict.findings, verdict.source)
+        if not timed:
+            return Judged(ACCEPTED, len(STAGES), "", verdict.source)
         measured = self.measure(verdict)
         return Judged(
             ACCEPTED,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from qimeng_tvm.errors import GenerateError, TranscriptError
-from qimeng_tvm.generate.verdict import ACCEPTED
+from qimeng_tvm.generate.verdict import ACCEPTED, NOT_RUN, RUN_STAGES
 from qimeng_tvm.llm.messages import Client, Message, Reply, Request, digest
 from qimeng_tvm.llm.prompts.render import Prompt
 from qimeng_tvm.llm.transcript import Recorded, Round, Transcript, read_transcript, said
@@ -78,8 +78,8 @@ class Subject(Protocol):
     def machine(self) -> str:
         """On what the answers are checked."""
 
-    def judge(self, reply: Reply) -> Judged:
-        """Check an answer."""
+    def judge(self, reply: Reply, timed: bool = True) -> Judged:
+        """Check an answer, and measure it, if it passed and that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -299,6 +299,9 @@ class _Resumed:
 def replay(subject: Subject, transcript: Transcript, say: Say = lambda _: None) -> Written:
     """Go through a transcript again: every answer is judged anew, and the file comes out as it did then.
 
+    Nothing is timed: which answer was kept, and how fast it was, is in the transcript. An answer that this machine
+    cannot run goes through the checks that need not run it.
+
     Raises
     ------
     TranscriptError
@@ -306,9 +309,9 @@ def replay(subject: Subject, transcript: Transcript, say: Say = lambda _: None) 
     """
     best: Judged | None = None
     for index, recorded in enumerate(transcript.rounds):
-        judged = subject.judge(Reply(recorded.reply, transcript.model, truncated=recorded.truncated))
+        judged = subject.judge(Reply(recorded.reply, transcript.model, truncated=recorded.truncated), timed=False)
         say(f"{recorded.purpose}: {judged.stage}. {' '.join(judged.findings.split())[:200]}")
-        if judged.stage != recorded.verdict:
+        if judged.stage != recorded.verdict and not (judged.stage == NOT_RUN and recorded.verdict in RUN_STAGES):
             found = " ".join(judged.findings.split())[:300]
             raise TranscriptError(
                 f"{recorded.purpose} stopped at '{recorded.verdict}' when it was recorded, "

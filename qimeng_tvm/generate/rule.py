@@ -62,12 +62,12 @@ class RuleSubject:
         """What the model is told first."""
         return rule_prompt(self.task, self.hardware)
 
-    def judge(self, reply: Reply) -> Judged:
+    def judge(self, reply: Reply, timed: bool = True) -> Judged:
         """Check an answer, and measure it when it passed."""
         verdict = judge_rule(reply.text, self.task, self.hardware, truncated=reply.truncated)
         if not verdict.ok:
             return Judged(verdict.stage, STAGES.index(verdict.stage), verdict.findings, verdict.source)
-        ratios = self.measure(verdict.source)
+        ratios = self.measure(verdict.source) if timed else {}
         mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios)) if ratios else 0.0
         told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
         return Judged(

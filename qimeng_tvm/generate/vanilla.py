@@ -94,7 +94,7 @@ class VanillaSubject:
         _, (a, b, c), types = OPERANDS[self.dtype]
         return render("vanilla", {"machine": self.machine, "a": a, "b": b, "c": c, "types": types})
 
-    def judge(self, reply: Reply) -> Judged:
+    def judge(self, reply: Reply, timed: bool = True) -> Judged:
         """Check an answer, and time it when it is right."""
         found = self.measure(reply)
         told = found.findings or f"{found.gflops:.1f} GFLOP/s, {found.gflops / found.ours:.3f} of ours"

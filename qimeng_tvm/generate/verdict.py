@@ -5,7 +5,7 @@ form -> source -> read -> declaration -> build -> numbers -> audit; the speed is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,19 @@ from qimeng_tvm.check.worker import Outcome, Worker
 from qimeng_tvm.errors import CheckError, IntrinError
 from qimeng_tvm.generate.answer import code_of
 from qimeng_tvm.generate.policy import family_policy
-from qimeng_tvm.generate.sandbox import SourceError
+from qimeng_tvm.generate.sandbox import Pair, SourceError
 from qimeng_tvm.generate.tasks import IntrinsicTask
+from qimeng_tvm.hardware import host
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily
 
 #: What an answer goes through, in order.
 STAGES = ("form", "source", "read", "declaration", "build", "numbers", "audit")
 ACCEPTED = "accepted"
+#: What passed every check but those that run it, on a machine that cannot.
+NOT_RUN = "not run here"
+#: Stages at which an answer that is not run could still stop elsewhere.
+RUN_STAGES = ("numbers", ACCEPTED)
 #: Most registers that a family may ask for beside its tile.
 _SCRATCH = 8
 _SECONDS = 60.0
@@ -58,7 +63,7 @@ class Verdict:
         return self.stage == ACCEPTED
 
 
-def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: bool = False) -> Verdict:
+def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: bool = False, run: bool = True) -> Verdict:
     """Judge a reply.
 
     Parameters
@@ -68,18 +73,21 @@ def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: boo
     task : IntrinsicTask
         What was asked for.
     hardware : Hardware
-        The machine that this runs on; it must have what the task requires.
+        What it is written for; it must have what the task requires.
     truncated : bool
         The server says that the reply is not whole.
+    run : bool
+        Whether it must be run to be accepted. Else, on a machine that cannot run it, all the other checks are made.
 
     Raises
     ------
     CheckError
-        If nothing could be found out: this machine cannot run the task.
+        If nothing could be found out: the hardware does not suit the task, or this machine cannot run it.
     """
     if not task.runs_on(hardware):
-        lacking = sorted(set(task.requires) - hardware.features) or [task.isa]
-        raise CheckError(f"{hardware.name} cannot run {task.key}: it lacks {', '.join(lacking)}")
+        raise CheckError(f"{hardware.name} cannot run {task.key}: it lacks {lacking(task, hardware)}")
+    if run and not task.runs_on(host()):
+        raise CheckError(f"this machine cannot run {task.key}: it lacks {lacking(task, host())}")
     answer = code_of(reply, truncated)
     if answer.problem:
         return Verdict("form", answer.problem)
@@ -90,6 +98,11 @@ def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: boo
     # A worker of its own: what this source does to its Python ends with it.
     with Worker(preload=("tvm",)) as sandbox:
         return _built(source, task, hardware, sandbox)
+
+
+def lacking(task: IntrinsicTask, hardware: Hardware) -> str:
+    """Say what a machine lacks for a task."""
+    return ", ".join(sorted(set(task.requires) - hardware.features)) or f"the instruction set {task.isa}"
 
 
 def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker) -> Verdict:
@@ -110,16 +123,28 @@ def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker
     problem = told(pairs)
     if problem:
         return Verdict("build", problem, source, family)
+    return _examined(family, variants, pairs.value, source, hardware, task.runs_on(host()))
+
+
+def _examined(
+    family: IntrinFamily,
+    variants: Sequence[Mapping[str, int]],
+    pairs: Sequence[Pair],
+    source: str,
+    hardware: Hardware,
+    run: bool,
+) -> Verdict:
     reports: list[FamilyReport] = []
     with Worker(preload=("tvm",)) as checker:
-        for values, pair in zip(variants, pairs.value, strict=True):
-            report = examine_pair(checker, family, values, (pair.desc, pair.impl), hardware=hardware, max_spills=0)
+        for values, pair in zip(variants, pairs, strict=True):
+            built = (pair.desc, pair.impl)
+            report = examine_pair(checker, family, values, built, hardware=hardware, max_spills=0, run=run)
             reports.append(report)
             if not report.ok:
                 stage = "numbers" if not report.numbers.ok else "audit"
                 where = f"gemm({', '.join(f'{k}={v}' for k, v in values.items())}): {report.problem}"
                 return Verdict(stage, where, source, family, tuple(reports))
-    return Verdict(ACCEPTED, "", source, family, tuple(reports))
+    return Verdict(ACCEPTED if run else NOT_RUN, "", source, family, tuple(reports))
 
 
 def told(outcome: Outcome) -> str:
