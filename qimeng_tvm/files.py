@@ -1,4 +1,4 @@
-"""Files: written in one step (the old one or the new one, never half), and TOML read."""
+"""Files: written in one step (the old one or the new one, never half), TOML read, where the configuration is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ else:
 
 #: What :func:`parse_toml` raises.
 TomlError = tomllib.TOMLDecodeError
+
+
+def config_path() -> Path:
+    """Return where the configuration file is looked for."""
+    import platformdirs  # noqa: PLC0415 (the command answers --help without it)
+
+    return Path(platformdirs.user_config_dir("qimeng")) / "config.toml"
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from qimeng_tvm.check.audit import AuditReport
 from qimeng_tvm.check.copies import copy_spec, is_packing, packing_variants
+from qimeng_tvm.check.emulator import Emulator
 from qimeng_tvm.check.numbers import NumbersReport
 from qimeng_tvm.check.tile import IntrinsicSpec
 from qimeng_tvm.check.worker import Worker
@@ -172,13 +173,14 @@ def examine_pair(
     timeout: float = 120.0,
     max_spills: int | None = None,
     run: bool = True,
+    emulator: Emulator | None = None,
 ) -> FamilyReport:
     """Check one GEMM intrinsic that was built elsewhere, desc and impl as TVM's JSON; nothing of it is read here.
 
-    Without ``run`` it is compiled for the hardware and audited only.
+    Without ``run`` it is compiled for the hardware and audited only; an ``emulator`` runs it in place of this machine.
     """
     name = family.intrin_name(**values)
-    spec = replace(spec_of(family, values, pair, hardware, max_spills), run=run)
+    spec = replace(spec_of(family, values, pair, hardware, max_spills), run=run, emulator=emulator)
     return _run(worker, name, "qimeng_tvm.check.tile:run_intrinsic", spec, timeout)
 
 

@@ -255,24 +255,34 @@ def _compare(arguments: Sequence[Argument], case: Case, run: _Run, compare: Comp
     outs = [(a, run.buffers[i]) for i, a in enumerate(arguments) if a.role != "in"]
     worst = 0.0
     for (a, buffer), expected, bound in zip(outs, case.expected, case.bounds, strict=True):
-        wide = np.int64 if np.issubdtype(expected.dtype, np.integer) or expected.dtype == np.bool_ else np.float64
-        got = buffer.array.astype(wide)
-        limits = np.broadcast_to(np.asarray(bound, np.float64), a.shape)
-        wrong = compare(got, expected, limits)
-        if wrong.shape != a.shape:
-            raise CheckError(f"the comparison of {a.name} answered with shape {wrong.shape}, not {a.shape}")
-        if wrong.any():
-            index = _first(wrong)
-            want, have = _number(expected[index]), _number(buffer.array[index])
-            text = (
-                f"{a.name}{list(index)} is {have}, expected {want} (allowed error {limits[index]:.3g}); "
-                f"{int(wrong.sum())} of {wrong.size} elements are wrong"
-            )
-            return NumbersReport("wrong", text, case.label, a.name, index, want, have)
-        with np.errstate(all="ignore"):
-            ratio = np.abs(got - expected.astype(wide)) / limits
-        worst = max(worst, float(np.max(ratio[np.isfinite(ratio)], initial=0.0)))
+        report = compare_output(a.name, buffer.array, expected, bound, case.label, compare)
+        if not report.ok:
+            return report
+        worst = max(worst, report.error_ratio)
     return NumbersReport("ok", case=case.label, cases=1, error_ratio=worst)
+
+
+def compare_output(
+    name: str, answer: Array, expected: Array, bound: Array | float, label: str, compare: Compare = wrong_elements
+) -> NumbersReport:
+    """Compare one output of a case with what must come out."""
+    wide = np.int64 if np.issubdtype(expected.dtype, np.integer) or expected.dtype == np.bool_ else np.float64
+    got = answer.astype(wide)
+    limits = np.broadcast_to(np.asarray(bound, np.float64), answer.shape)
+    wrong = compare(got, expected, limits)
+    if wrong.shape != answer.shape:
+        raise CheckError(f"the comparison of {name} answered with shape {wrong.shape}, not {answer.shape}")
+    if wrong.any():
+        index = _first(wrong)
+        want, have = _number(expected[index]), _number(answer[index])
+        text = (
+            f"{name}{list(index)} is {have}, expected {want} (allowed error {limits[index]:.3g}); "
+            f"{int(wrong.sum())} of {wrong.size} elements are wrong"
+        )
+        return NumbersReport("wrong", text, label, name, index, want, have)
+    with np.errstate(all="ignore"):
+        ratio = np.abs(got - expected.astype(wide)) / limits
+    return NumbersReport("ok", case=label, cases=1, error_ratio=float(np.max(ratio[np.isfinite(ratio)], initial=0.0)))
 
 
 def _first(mask: Array) -> tuple[int, ...]:

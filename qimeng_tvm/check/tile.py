@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from qimeng_tvm.check.audit import AuditReport, audit
 from qimeng_tvm.check.buffers import numpy_dtype
+from qimeng_tvm.check.emulator import Emulator, run_emulated
 from qimeng_tvm.check.meaning import desc_problem, operand_problem
 from qimeng_tvm.check.numbers import Argument, Case, NumbersReport, check_function
 from qimeng_tvm.check.tolerance import dot_bound
@@ -82,7 +83,9 @@ class IntrinsicSpec:
     max_spills : int, optional
         Vector spills in the inner loop that are still accepted; None accepts any.
     run : bool
-        Whether this machine can run it; else it is compiled and audited only.
+        Whether it is run; else it is compiled and audited only.
+    emulator : Emulator, optional
+        What runs it; none: this machine.
     """
 
     name: str
@@ -94,6 +97,7 @@ class IntrinsicSpec:
     mnemonics: tuple[str, ...]
     max_spills: int | None = None
     run: bool = True
+    emulator: Emulator | None = None
 
 
 def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | None]:
@@ -117,21 +121,41 @@ def run_intrinsic(spec: IntrinsicSpec) -> tuple[NumbersReport, AuditReport | Non
     except (RuntimeError, ValueError, TypeError) as error:
         return refused("compile", error), None
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "intrinsic.so"
-        library.export_library(str(path))
-        code = audit(path, spec.mnemonics, max_spills=spec.max_spills)
-        if not spec.run:
-            return NumbersReport("ok", "compiled, not run"), code
-        loaded = tvm.runtime.load_module(str(path))
+        code, loaded = _code(spec, library, Path(folder))
+    return _ran(spec, library, loaded), code
+
+
+def _ran(spec: IntrinsicSpec, library: Any, loaded: Any) -> NumbersReport:
+    """Run an intrinsic in every placement."""
+    if not spec.run:
+        return NumbersReport("ok", "compiled, not run")
+    if spec.emulator is not None:
+        stage(f"{spec.name}: running under {spec.emulator.name}")
+        return run_emulated(spec.emulator, library, {p.label: _cases(spec, p) for p in placements(spec.shape)})
     worst, count = 0.0, 0
     for placement in placements(spec.shape):
         stage(f"{spec.name}: running, {placement.label} placement")
         arguments, cases = _cases(spec, placement)
         report = check_function(loaded[placement.label], arguments, cases)
         if not report.ok:
-            return report, code
+            return report
         worst, count = max(worst, report.error_ratio), count + report.cases
-    return NumbersReport("ok", f"{count} cases right", cases=count, error_ratio=worst), code
+    return NumbersReport("ok", f"{count} cases right", cases=count, error_ratio=worst)
+
+
+def _code(spec: IntrinsicSpec, library: Any, folder: Path) -> tuple[AuditReport, Any]:
+    """Audit the machine code; return the report, and the loaded library where this machine can run it."""
+    import tvm  # noqa: PLC0415
+
+    if not spec.run or spec.emulator is not None:
+        path = folder / "intrinsic.o"
+        library.write_to_file(str(path))
+        # The disassemblers at hand may not know all of another machine's instructions; LLVM's own text has them.
+        text = library.inspect_source("asm")
+        return audit(path, spec.mnemonics, max_spills=spec.max_spills, assembly=text), None
+    path = folder / "intrinsic.so"
+    library.export_library(str(path))
+    return audit(path, spec.mnemonics, max_spills=spec.max_spills), tvm.runtime.load_module(str(path))
 
 
 def _reads_as(spec: IntrinsicSpec) -> NumbersReport | None:
@@ -234,12 +258,15 @@ def memory_tiles(s: GemmShape, p: Placement, lanes: int) -> Any:
 
 
 def local_tiles(s: GemmShape, p: Placement, lanes: int) -> Any:
-    """Tiles of C in registers: loaded, added to, stored."""
+    """Tiles of C in registers: loaded, added to, stored.
+
+    In vectors of fixed length: a vectorized loop would become one of scalable vectors where the target has them.
+    """
     from tvm.script import tirx as T  # noqa: PLC0415
 
     a_shape, b_shape, c_shape = buffer_shapes(s, p)
     (tm, tn, _), (r, c), term = p.tiles, p.before, _term(s, p)
-    mr, nr, kc = s.mr, s.nr, s.kc
+    mr, nr, kc, nv, vec = s.mr, s.nr, s.kc, s.nr // lanes, f"{s.acc_dtype}x{lanes}"
 
     @T.prim_func(s_tir=True)
     def main(a: T.handle, b: T.handle, out: T.handle):  # type: ignore[no-untyped-def]
@@ -249,12 +276,13 @@ def local_tiles(s: GemmShape, p: Placement, lanes: int) -> Any:
         L = T.sblock_alloc_buffer((tm * mr, tn * nr), s.acc_dtype, scope="local")
         for io, jo in T.grid(tm, tn):
             for i0 in T.unroll(mr):
-                for j0 in T.unroll(nr // lanes):
-                    for x0 in T.vectorized(lanes):
-                        with T.sblock("load"):
-                            ui = T.axis.spatial(tm * mr, io * mr + i0)
-                            uj = T.axis.spatial(tn * nr, jo * nr + j0 * lanes + x0)
-                            L[ui, uj] = C[ui + r, uj + c]
+                for j0 in T.unroll(nv):
+                    with T.sblock("load"):
+                        ui = T.axis.spatial(tm * mr, io * mr + i0)
+                        uj = T.axis.spatial(tn * nv, jo * nv + j0)
+                        T.reads(C[ui + r, uj * lanes + c : uj * lanes + c + lanes])
+                        T.writes(L[ui, uj * lanes : uj * lanes + lanes])
+                        L[ui, T.ramp(uj * lanes, 1, lanes)] = C.vload([ui + r, uj * lanes + c], vec)
             for i, j, k in T.grid(mr, nr, kc):
                 with T.sblock("update"):
                     vi = T.axis.spatial(tm * mr, io * mr + i)
@@ -262,12 +290,13 @@ def local_tiles(s: GemmShape, p: Placement, lanes: int) -> Any:
                     vk = T.axis.reduce(kc, k)
                     L[vi, vj] = L[vi, vj] + term(A, B, vi, vj, vk)
             for i1 in T.unroll(mr):
-                for j1 in T.unroll(nr // lanes):
-                    for x1 in T.vectorized(lanes):
-                        with T.sblock("store"):
-                            wi = T.axis.spatial(tm * mr, io * mr + i1)
-                            wj = T.axis.spatial(tn * nr, jo * nr + j1 * lanes + x1)
-                            C[wi + r, wj + c] = L[wi, wj]
+                for j1 in T.unroll(nv):
+                    with T.sblock("store"):
+                        wi = T.axis.spatial(tm * mr, io * mr + i1)
+                        wj = T.axis.spatial(tn * nv, jo * nv + j1)
+                        T.reads(L[wi, wj * lanes : wj * lanes + lanes])
+                        T.writes(C[wi + r, wj * lanes + c : wj * lanes + c + lanes])
+                        C[wi + r, T.ramp(wj * lanes + c, 1, lanes)] = L.vload([wi, wj * lanes], vec)
 
     return main
 

@@ -45,6 +45,13 @@ _MEANING = {
     "SIGXCPU": "used up its processor time",
     "SIGSYS": "made a system call that is not allowed",
 }
+
+
+def signal_meaning(name: str) -> str:
+    """Say what a process most likely died of."""
+    return _MEANING.get(name, "killed by a signal")
+
+
 # What a stack dump says about the interpreter helps nobody who wrote a kernel.
 _NOISE = re.compile(r'File "(Objects|Python|Modules|Parser|\./|<unknown>|\./Include)|_start|libc_sigaction')
 _NO_MEMORY = re.compile(r"bad_alloc|MemoryError|out of memory|cannot allocate memory", re.IGNORECASE)
@@ -426,7 +433,7 @@ class Worker:
         kind: Kind = "timeout" if name == "SIGXCPU" else "crash"
         if name == "SIGKILL" or _NO_MEMORY.search(words):
             kind = "memory"
-        return Outcome(kind, message=_join(f"{name} ({_MEANING.get(name, 'killed by a signal')})", words))
+        return Outcome(kind, message=_join(f"{name} ({signal_meaning(name)})", words))
 
 
 def run_confined(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qimeng_tvm.check.emulator import Emulator, emulator_for
 from qimeng_tvm.check.intrinsic import FamilyReport, examine_pair, example_variants
 from qimeng_tvm.check.source import check_source
 from qimeng_tvm.check.worker import Outcome, Worker
@@ -86,8 +87,7 @@ def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: boo
     """
     if not task.runs_on(hardware):
         raise CheckError(f"{hardware.name} cannot run {task.key}: it lacks {lacking(task, hardware)}")
-    if run and not task.runs_on(host()):
-        raise CheckError(f"this machine cannot run {task.key}: it lacks {lacking(task, host())}")
+    emulator = None if task.runs_on(host()) else _emulator(task, hardware, needed=run)
     answer = code_of(reply, truncated)
     if answer.problem:
         return Verdict("form", answer.problem)
@@ -97,7 +97,18 @@ def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: boo
         return Verdict("source", "\n".join(map(str, found[:8])), source)
     # A worker of its own: what this source does to its Python ends with it.
     with Worker(preload=("tvm",)) as sandbox:
-        return _built(source, task, hardware, sandbox)
+        return _built(source, task, hardware, sandbox, emulator)
+
+
+def _emulator(task: IntrinsicTask, hardware: Hardware, needed: bool) -> Emulator | None:
+    """Return what runs the task's code in place of this machine; None if it is not needed and there is none."""
+    try:
+        return emulator_for(hardware)
+    except CheckError as error:
+        if needed:
+            lacks = lacking(task, host())
+            raise CheckError(f"this machine cannot run {task.key}: it lacks {lacks}; {error}") from error
+        return None
 
 
 def lacking(task: IntrinsicTask, hardware: Hardware) -> str:
@@ -105,7 +116,7 @@ def lacking(task: IntrinsicTask, hardware: Hardware) -> str:
     return ", ".join(sorted(set(task.requires) - hardware.features)) or f"the instruction set {task.isa}"
 
 
-def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker) -> Verdict:
+def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker, emulator: Emulator | None) -> Verdict:
     declared = sandbox.call("qimeng_tvm.generate.sandbox:declare", (source, task.module), _SECONDS)
     problem = told(declared)
     if problem:
@@ -123,7 +134,8 @@ def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker
     problem = told(pairs)
     if problem:
         return Verdict("build", problem, source, family)
-    return _examined(family, variants, pairs.value, source, hardware, task.runs_on(host()))
+    run = emulator is not None or task.runs_on(host())
+    return _examined(family, variants, pairs.value, source, hardware, run, emulator)
 
 
 def _examined(
@@ -133,12 +145,15 @@ def _examined(
     source: str,
     hardware: Hardware,
     run: bool,
+    emulator: Emulator | None,
 ) -> Verdict:
     reports: list[FamilyReport] = []
     with Worker(preload=("tvm",)) as checker:
         for values, pair in zip(variants, pairs, strict=True):
             built = (pair.desc, pair.impl)
-            report = examine_pair(checker, family, values, built, hardware=hardware, max_spills=0, run=run)
+            report = examine_pair(
+                checker, family, values, built, hardware=hardware, max_spills=0, run=run, emulator=emulator
+            )
             reports.append(report)
             if not report.ok:
                 stage = "numbers" if not report.numbers.ok else "audit"

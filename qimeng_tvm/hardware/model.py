@@ -107,6 +107,8 @@ class Hardware:
         Bandwidth of reading memory once, on one core and on all ``cores`` at once; 0 when never measured.
     pipeline : Pipeline
         Issue widths and stream rates, for analytic decisions.
+    emulated_cpu : str
+        What QEMU calls the core that has these features and no others; empty: it has none such.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Hardware:
     read_gbps: float = 0.0
     read_gbps_all: float = 0.0
     pipeline: Pipeline = Pipeline()
+    emulated_cpu: str = ""
 
     @staticmethod
     def host(threads: int | None = None) -> Hardware:

@@ -45,6 +45,7 @@ class ProfileFile(BaseModel):
     memory_gib: Count
     features: list[str]
     caches: Annotated[list[CacheEntry], Field(min_length=1)]
+    emulated_cpu: str = ""
 
     @model_validator(mode="after")
     def _levels_outward(self) -> ProfileFile:
@@ -67,6 +68,7 @@ class ProfileFile(BaseModel):
             caches=tuple(Cache(c.level, c.kib << 10, c.line, c.ways, c.shared_by) for c in self.caches),
             features=llvm_features(self.cpu, self.triple, [f"+{name}" for name in sorted(self.features)]),
             memory_bytes=self.memory_gib << 30,
+            emulated_cpu=self.emulated_cpu,
         )
 
 

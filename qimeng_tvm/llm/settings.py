@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qimeng_tvm.errors import LLMError, UsageError
-from qimeng_tvm.files import TomlError, parse_toml
+from qimeng_tvm.files import TomlError, config_path, parse_toml
 from qimeng_tvm.llm.budget import Budget
 
 
@@ -70,13 +70,6 @@ class Endpoint:
         return (self.base_url or "api.openai.com").split("://")[-1].rsplit("@", 1)[-1]
 
 
-def config_path() -> Path:
-    """Return where the configuration file is looked for."""
-    import platformdirs  # noqa: PLC0415
-
-    return Path(platformdirs.user_config_dir("qimeng")) / "config.toml"
-
-
 def read_config(path: Path | None = None) -> _Entry:
     """Return the configuration file's ``[llm]`` table; defaults when there is no file.
 
@@ -113,7 +106,7 @@ def endpoint(
     model, base_url : str, optional
         From the command line; they go before ``OPENAI_MODEL`` and ``OPENAI_BASE_URL``, and those before the file.
     config : Path, optional
-        Configuration file; :func:`config_path` by default.
+        Configuration file; :func:`qimeng_tvm.files.config_path` by default.
     environment : mapping, optional
         The process's own by default.
 
