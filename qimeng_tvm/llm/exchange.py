@@ -17,7 +17,7 @@ from pathlib import Path
 
 from qimeng_tvm.errors import LLMError
 from qimeng_tvm.files import write_atomic
-from qimeng_tvm.llm.messages import Reply, Request, Usage
+from qimeng_tvm.llm.messages import Reply, Request, Usage, readable
 
 _NUMBER = re.compile(r"^(\d{3,})\.request\.json$")
 #: Seconds for which a reply must not have grown before it is taken for whole.
@@ -96,19 +96,6 @@ class ExchangeClient:
         except OSError as error:
             raise LLMError(f"cannot use the exchange folder {self.folder}: {error.strerror or error}") from error
         return number
-
-
-def readable(request: Request) -> str:
-    """Return a conversation as one Markdown text."""
-    if len(request.messages) == 1 and request.schema is None:
-        return request.messages[0].content.rstrip("\n") + "\n"
-    parts = [f"<!-- {m.role} -->\n\n{m.content.strip()}\n" for m in request.messages]
-    if request.schema is not None:
-        schema = json.dumps(request.schema, indent=1)
-        parts.append(
-            f"<!-- form of the answer -->\n\nAnswer with JSON of this schema alone:\n\n```json\n{schema}\n```\n"
-        )
-    return "\n".join(parts)
 
 
 def _digest_of(path: Path) -> str:

@@ -133,6 +133,21 @@ class Client(Protocol):
         """
 
 
+def in_words(schema: Mapping[str, Any]) -> str:
+    """Return the wish for JSON as a paragraph, for whoever is not told of a schema in another way."""
+    return f"Answer with JSON of this schema alone:\n\n```json\n{json.dumps(schema, indent=1)}\n```\n"
+
+
+def readable(request: Request) -> str:
+    """Return a conversation as one Markdown text, to be pasted or read."""
+    if len(request.messages) == 1 and request.schema is None:
+        return request.messages[0].content.rstrip("\n") + "\n"
+    parts = [f"<!-- {m.role} -->\n\n{m.content.strip()}\n" for m in request.messages]
+    if request.schema is not None:
+        parts.append(f"<!-- form of the answer -->\n\n{in_words(request.schema)}")
+    return "\n".join(parts)
+
+
 def digest(*parts: Any) -> str:
     """Return a hash of plain data, the same on every machine."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qimeng_tvm.errors import LLMError
-from qimeng_tvm.llm.messages import Reply, Request, Usage
+from qimeng_tvm.llm.messages import Reply, Request, Usage, in_words
 from qimeng_tvm.llm.settings import Endpoint
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ class OpenAIClient:
                 named = {"name": "answer", "schema": dict(request.schema)}
                 arguments["response_format"] = {"type": "json_schema", "json_schema": named}
             else:
-                text = json.dumps(request.schema)
-                messages[-1]["content"] += f"\n\nAnswer with JSON of this schema alone:\n{text}\n"
+                messages[-1]["content"] += f"\n\n{in_words(request.schema)}"
         return arguments
 
     def _read(self, answer: Any, start: float) -> Reply:
