@@ -18,6 +18,7 @@ import numpy as np
 from qimeng_tvm.bench.ceiling import NAME as PEAK
 from qimeng_tvm.bench.ceiling import Ceiling
 from qimeng_tvm.bench.timing import QUICK, Sample, Sampler, interleave_calmly, time_calls
+from qimeng_tvm.check.audit import AuditReport
 from qimeng_tvm.check.buffers import numpy_dtype
 from qimeng_tvm.check.intrinsic import big_tile
 from qimeng_tvm.check.tile import IntrinsicSpec, Placement, buffer_shapes, tensorized
@@ -80,6 +81,13 @@ def time_intrinsics(contenders: Mapping[str, IntrinsicSpec], hardware: Hardware)
             gops = operations / sample.seconds_median / 1e9
             speeds[label] = Speed(gops / peak if peak else 0.0, gops, sample.spread)
     return speeds
+
+
+def density(code: AuditReport) -> Speed:
+    """Return what stands in for the speed on a machine that is not here: multiply-adds by instructions of the loop."""
+    products = next(iter(code.counts.values()), 0)
+    share = products / max(1, len(code.inner_loop.splitlines()))
+    return Speed(share, share, 0.0)
 
 
 def compare_operators(ours: Sequence[Scheduled], theirs: Sequence[Scheduled]) -> list[float]:

@@ -14,7 +14,7 @@ from qimeng_tvm.files import TomlError, parse_toml
 from qimeng_tvm.hardware.model import Hardware
 
 #: Instruction sets that have a facts file.
-ISAS = ("x86",)
+ISAS = ("x86", "arm", "riscv")
 
 
 @dataclass(frozen=True)
