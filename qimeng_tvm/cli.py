@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("run")(run.run)
-app.command("hardware")(hardware.hardware)
+app.add_typer(hardware.app, name="hardware")
 app.add_typer(intrins.app, name="intrins")
 app.add_typer(bench.app, name="bench")
 app.add_typer(generate.app, name="generate")

@@ -1,4 +1,4 @@
-"""Machines described in TOML: the shipped ones in ``profiles/``, or anybody's own file."""
+"""Machines described in TOML: the shipped ones in ``profiles/``, the user's own, or any file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qimeng_tvm.errors import HardwareError
@@ -76,10 +77,29 @@ def _folder() -> Any:
     return resources.files("qimeng_tvm.hardware") / "profiles"
 
 
+def own_folder() -> Path:
+    """Return where this user's own profiles lie."""
+    return Path(platformdirs.user_data_dir("qimeng_tvm")) / "profiles"
+
+
 def names() -> tuple[str, ...]:
-    """Return the names that :func:`load` knows: ``"host"``, then the shipped profiles."""
-    shipped = sorted(entry.name[: -len(".toml")] for entry in _folder().iterdir() if entry.name.endswith(".toml"))
-    return (HOST, *shipped)
+    """Return the names that :func:`load` knows: ``"host"``, then the shipped profiles, then the user's own."""
+    return (HOST, *shipped_names(), *own_names())
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Return the names of the shipped profiles."""
+    return tuple(sorted(e.name.removesuffix(".toml") for e in _folder().iterdir() if e.name.endswith(".toml")))
+
+
+def own_names() -> tuple[str, ...]:
+    """Return the names of the user's own profiles; a shipped one goes before one of the same name."""
+    return tuple(sorted({path.stem for path in own_folder().glob("*.toml")} - {HOST, *shipped_names()}))
+
+
+def key_of(name: str) -> str:
+    """Return a profile's name as it is looked up: ``Cortex-X9`` is ``cortex_x9``."""
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def read_profile(text: str, where: str) -> ProfileFile:
@@ -100,7 +120,7 @@ def load(name: str) -> Hardware:
     Parameters
     ----------
     name : str
-        ``"host"`` for the detected machine, a shipped profile (:func:`names`), or the path of a ``.toml`` file.
+        ``"host"`` for the detected machine, a profile (:func:`names`), or the path of a ``.toml`` file.
 
     Raises
     ------
@@ -108,16 +128,22 @@ def load(name: str) -> Hardware:
         If there is no such profile, or it cannot be understood.
     """
     if name.endswith(".toml"):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise HardwareError(f"profile {name} cannot be read: {error}") from error
-        return read_profile(text, name).hardware()
-    key = name.strip().lower().replace("-", "_").replace(" ", "_")
+        return _read(Path(name)).hardware()
+    key = key_of(name)
     if key == HOST:
         return host()
     if key not in names():
         raise HardwareError(
             f"no hardware is called {name!r}; known: {', '.join(names())}, or the path of a .toml profile"
         )
+    if key in own_names():
+        return _read(own_folder() / f"{key}.toml").hardware()
     return read_profile((_folder() / f"{key}.toml").read_text(encoding="utf-8"), key).hardware()
+
+
+def _read(path: Path) -> ProfileFile:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HardwareError(f"profile {path} cannot be read: {error}") from error
+    return read_profile(text, str(path))

@@ -94,6 +94,12 @@ CODEGEN_FEATURES: Mapping[str, frozenset[str]] = MappingProxyType(
 )
 
 
+def known_features(isa: str) -> frozenset[str]:
+    """Return the LLVM features that are told apart here: what families ask for, and what changes code generation."""
+    vectors = {row[0] for row in VECTORS.get(isa, ())}
+    return CODEGEN_FEATURES.get(isa, frozenset()) | CPUINFO_FLAGS.get(isa, {}).keys() | vectors
+
+
 @dataclass(frozen=True)
 class Primitive:
     """One way to multiply-accumulate a vector register, for the register-only peak loop.
