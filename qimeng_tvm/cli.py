@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qimeng_tvm.commands import bench, evaluate, generate, hardware, intrins, run
+from qimeng_tvm.commands import bench, evaluate, generate, hardware, intrins, prompts, run
 from qimeng_tvm.errors import QimengError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(intrins.app, name="intrins")
 app.add_typer(bench.app, name="bench")
 app.add_typer(generate.app, name="generate")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(prompts.app, name="prompts")
 
 
 def _version(wanted: bool) -> None:

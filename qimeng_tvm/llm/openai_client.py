@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from qimeng_tvm.errors import LLMError
@@ -184,12 +186,20 @@ class OpenAIClient:
 def _status(error: openai.APIStatusError) -> _Refused:
     code = error.status_code
     what = _WHAT.get(code, "the server failed" if code >= 500 else "the server refuses the request")
-    wait = None
-    try:
-        wait = float(error.response.headers.get("retry-after", ""))
-    except ValueError:
-        wait = None  # absent, or a date: our own pace then
+    wait = _wished(error.response.headers.get("retry-after", ""))
     return _Refused(f"{code}, {what}: {_line(error)[:200]}", code in _PASSING, wait)
+
+
+def _wished(text: str) -> float | None:
+    """Return the seconds that a Retry-After header asks to wait: a number, or until a date; None: nothing sensible."""
+    try:
+        wait = float(text)
+    except ValueError:
+        try:
+            wait = parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None  # absent, or nonsense: our own pace then
+    return max(0.0, wait) if math.isfinite(wait) else None
 
 
 def _line(error: object) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from email.utils import formatdate
 
 import pytest
 from llm_server import answer, broken_json, good, html, send, serving, slow, status, torn
@@ -85,6 +86,26 @@ def test_the_server_says_how_long_to_wait():
         with pytest.raises(LLMError, match="3600 s, longer than the 5 s allowed"):
             made.ask(REQUEST)
     assert not waits and len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "waited"),
+    [("0", 0.0), ("-5", 0.0), ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0), ("nan", 1.0), ("inf", 1.0), ("soon", 1.0)],
+)
+def test_an_odd_wish_for_a_wait_is_no_trouble(header, waited):
+    with serving(status(429, [("Retry-After", header)]), good()) as server:
+        made, waits = client(server)
+        assert made.ask(REQUEST).text == "hello"
+    assert waits == [waited]
+
+
+def test_the_server_may_name_a_date():
+    late = formatdate(time.time() + 3600, usegmt=True)
+    with serving(status(503, [("Retry-After", late)])) as server:
+        made, waits = client(server)
+        with pytest.raises(LLMError, match=r"it asks to wait (3600|35\d\d) s, longer"):
+            made.ask(REQUEST)
+    assert not waits
 
 
 def test_a_server_that_trickles_is_given_up_in_time():

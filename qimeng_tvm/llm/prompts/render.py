@@ -96,11 +96,21 @@ def render(name: str, values: Mapping[str, Any]) -> Prompt:
     UsageError
         If there is no prompt of that name.
     """
-    text = template(f"{name}.md.j2")
-    version = _VERSION.match(text)
-    if version is None:
+    return Prompt(name, version(name), _fill(template(f"{name}.md.j2"), values).lstrip())
+
+
+def version(name: str) -> int:
+    """Return the version of a prompt's template.
+
+    Raises
+    ------
+    UsageError
+        If there is no prompt of that name, or its template does not tell.
+    """
+    found = _VERSION.match(template(f"{name}.md.j2"))
+    if found is None:
         raise UsageError(f"the template {name}.md.j2 does not begin with its version")
-    return Prompt(name, int(version[1]), _fill(text, values).lstrip())
+    return int(found[1])
 
 
 def example(isa: str) -> tuple[str, str]:
