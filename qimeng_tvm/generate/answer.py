@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*$", re.MULTILINE)
-PYTHON = frozenset({"", "python", "py", "python3"})
+#: What a block may be marked as; the first is its name to people.
+PYTHON = ("Python", "", "python", "py", "python3")
 #: Longest reply that is looked at.
 MAX_REPLY = 200_000
 
@@ -27,7 +28,7 @@ class Answer:
     problem: str = ""
 
 
-def code_of(reply: str, truncated: bool = False, languages: frozenset[str] = PYTHON) -> Answer:
+def code_of(reply: str, truncated: bool = False, languages: tuple[str, ...] = PYTHON) -> Answer:
     """Return the code of a reply.
 
     Parameters
@@ -36,8 +37,8 @@ def code_of(reply: str, truncated: bool = False, languages: frozenset[str] = PYT
         Markdown.
     truncated : bool
         The server says that it stopped early.
-    languages : frozenset of str
-        What the block may be marked as.
+    languages : tuple of str
+        Name of the language, and what the block may be marked as.
     """
     if len(reply) > MAX_REPLY:
         return Answer(problem=f"the reply has {len(reply)} characters; {MAX_REPLY} are the most")
@@ -58,11 +59,11 @@ def code_of(reply: str, truncated: bool = False, languages: frozenset[str] = PYT
     return Answer(problem=problem) if problem else Answer(source=blocks[0][1] + "\n")
 
 
-def _problem(blocks: list[tuple[str, str]], wanted: frozenset[str]) -> str:
+def _problem(blocks: list[tuple[str, str]], wanted: tuple[str, ...]) -> str:
     """Say why the blocks are not one module; empty when they are."""
-    languages = sorted({language for language, _ in blocks} - wanted)
+    languages = sorted({language for language, _ in blocks} - set(wanted))
     if languages:
-        return f"the reply has a block of {', '.join(languages)}: answer with {max(wanted, key=len).capitalize()} alone"
+        return f"the reply has a block of {', '.join(languages)}: answer with {wanted[0]} alone"
     if len(blocks) != 1:
         return f"the reply has {len(blocks)} code blocks: answer with one, the whole module"
     return "" if blocks[0][1].strip() else "the code block is empty"

@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 STAGES = ("json", "form", "check")
 #: Findings told at once: more of them would only be read halfway.
 _TOLD = 12
-_JSON = frozenset({"", "json"})
+_JSON = ("JSON", "", "json")
 
 
 class Refused(Exception):

@@ -40,7 +40,7 @@ _SHAPES = ((1, 1, 1), (7, 13, 5), (64, 64, 64), (65, 33, 129))
 _SIDE = 1024
 _SECONDS = 240.0
 _STAGES = ("form", "build", "numbers", ACCEPTED)
-_C = frozenset({"", "c", "h"})
+_C = ("C", "", "c", "h")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ NOT_RUN = "not run here"
 RUN_STAGES = ("numbers", ACCEPTED)
 #: Most registers that a family may ask for beside its tile.
 _SCRATCH = 8
-_SECONDS = 60.0
+_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,15 @@ class Verdict:
         return self.stage == ACCEPTED
 
 
-def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: bool = False, run: bool = True) -> Verdict:
+def judge(
+    reply: str,
+    task: IntrinsicTask,
+    hardware: Hardware,
+    *,
+    truncated: bool = False,
+    run: bool = True,
+    seconds: float = _SECONDS,
+) -> Verdict:
     """Judge a reply.
 
     Parameters
@@ -79,6 +87,8 @@ def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: boo
         The server says that the reply is not whole.
     run : bool
         Whether it must be run to be accepted. Else, on a machine that cannot run it, all the other checks are made.
+    seconds : float
+        For its Python to build what is checked, and for each check.
 
     Raises
     ------
@@ -97,7 +107,7 @@ def judge(reply: str, task: IntrinsicTask, hardware: Hardware, *, truncated: boo
         return Verdict("source", "\n".join(map(str, found[:8])), source)
     # A worker of its own: what this source does to its Python ends with it.
     with Worker(preload=("tvm",)) as sandbox:
-        return _built(source, task, hardware, sandbox, emulator)
+        return _built(source, task, hardware, sandbox, emulator, seconds)
 
 
 def _emulator(task: IntrinsicTask, hardware: Hardware, needed: bool) -> Emulator | None:
@@ -116,8 +126,15 @@ def lacking(task: IntrinsicTask, hardware: Hardware) -> str:
     return ", ".join(sorted(set(task.requires) - hardware.features)) or f"the instruction set {task.isa}"
 
 
-def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker, emulator: Emulator | None) -> Verdict:
-    declared = sandbox.call("qimeng_tvm.generate.sandbox:declare", (source, task.module), _SECONDS)
+def _built(
+    source: str,
+    task: IntrinsicTask,
+    hardware: Hardware,
+    sandbox: Worker,
+    emulator: Emulator | None,
+    seconds: float,
+) -> Verdict:
+    declared = sandbox.call("qimeng_tvm.generate.sandbox:declare", (source, task.module), seconds)
     problem = told(declared)
     if problem:
         return Verdict("read", problem, source)
@@ -130,12 +147,12 @@ def _built(source: str, task: IntrinsicTask, hardware: Hardware, sandbox: Worker
         variants = example_variants(family)
     except IntrinError as error:
         return Verdict("declaration", str(error), source)
-    pairs = sandbox.call("qimeng_tvm.generate.sandbox:build", (source, task.module, variants), 2 * _SECONDS)
+    pairs = sandbox.call("qimeng_tvm.generate.sandbox:build", (source, task.module, variants), seconds)
     problem = told(pairs)
     if problem:
         return Verdict("build", problem, source, family)
     run = emulator is not None or task.runs_on(host())
-    return _examined(family, variants, pairs.value, source, hardware, run, emulator)
+    return _examined(family, variants, pairs.value, source, hardware, run, emulator, seconds)
 
 
 def _examined(
@@ -146,13 +163,22 @@ def _examined(
     hardware: Hardware,
     run: bool,
     emulator: Emulator | None,
+    seconds: float,
 ) -> Verdict:
     reports: list[FamilyReport] = []
     with Worker(preload=("tvm",)) as checker:
         for values, pair in zip(variants, pairs, strict=True):
             built = (pair.desc, pair.impl)
             report = examine_pair(
-                checker, family, values, built, hardware=hardware, max_spills=0, run=run, emulator=emulator
+                checker,
+                family,
+                values,
+                built,
+                hardware=hardware,
+                timeout=seconds,
+                max_spills=0,
+                run=run,
+                emulator=emulator,
             )
             reports.append(report)
             if not report.ok:
