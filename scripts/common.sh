@@ -19,3 +19,28 @@ ensure_venv() {
     printf '%s' "$want" > "$stamp"
   fi
 }
+
+# ensure_llm_test: the extra llm-test without its dependencies (pyproject.toml says why). Without it some tests skip.
+ensure_llm_test() {
+  local stamp="$VENV/.llm-test" want
+  want="$(cksum < "$ROOT/pyproject.toml")"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
+    local pins
+    pins="$("$VENV/bin/python" - "$ROOT/pyproject.toml" <<'END'
+import sys
+try:
+    import tomllib
+except ImportError:
+    import tomli as tomllib
+with open(sys.argv[1], "rb") as file:
+    print(*tomllib.load(file)["project"]["optional-dependencies"]["llm-test"])
+END
+)"
+    # shellcheck disable=SC2086  # one word a package
+    if "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: $pins; then
+      printf '%s' "$want" > "$stamp"
+    else
+      echo "note: cannot install $pins; tests/system/test_llm_endpoint.py skips" >&2
+    fi
+  fi
+}

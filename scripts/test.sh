@@ -2,5 +2,6 @@
 # Install what the tests need into .venv and run them. Arguments go to pytest.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 ensure_venv "[dev,bench]"
+ensure_llm_test
 cd "$ROOT"
 exec "$VENV/bin/python" -m pytest "$@"

@@ -21,7 +21,7 @@ FORM = (
     Entry("too deep", SOURCE, "too", block(GOOD + "X = " + "(" * 90 + "1" + "+1)" * 90)),
     Entry("a zero byte", SOURCE, "zero byte", block(GOOD + "X = '\0'")),
     Entry("a block in a block", ("form", *SOURCE), "", "````python\n```python\n" + GOOD + "\n```\n````\n"),
-    Entry("a homoglyph of a name", SOURCE, "not defined", spoiled(("return gemm_desc(s), impl", "return gеmm_desc(s), impl"))),  # noqa: E501
+    Entry("a homoglyph of a name", SOURCE, "not defined", spoiled(("return gemm_desc(s), impl", "return gеmm_desc(s), impl"))),
     Entry("text that turns direction", SOURCE, "", in_builder("x = 'a\u202e'; import os")),
 )  # fmt: skip
 
@@ -54,7 +54,7 @@ REACH = (
     Entry("a packed call", SOURCE, "call_packed is not allowed", in_builder("x = tirx.call_packed('system', 'id')")),
     Entry("TVMScript's Python door", SOURCE, "not allowed", in_builder("x = T.meta_var(1)")),
     Entry("a class", SOURCE, "class is not allowed", at_top("class Evil:\n    pass")),
-    Entry("hides an error", SOURCE, "try is not allowed", in_builder("try:\n    x = 1 // 0\nexcept Exception:\n    x = 0")),  # noqa: E501
+    Entry("hides an error", SOURCE, "try is not allowed", in_builder("try:\n    x = 1 // 0\nexcept Exception:\n    x = 0")),
     Entry("a format text", SOURCE, "not allowed", in_builder("x = '{0.__class__}'.format(s)")),
     Entry("a power bomb", SOURCE, "powers", in_builder("x = 9 ** 9 ** 9")),
     Entry("a huge number", SOURCE, "too large", in_builder("x = [0] * 99999999999999")),
@@ -67,9 +67,9 @@ REACH = (
     Entry("an assertion that never holds", ("build",), "AssertionError", in_builder("assert mr > 99")),
     Entry("divides by zero while read", ("read",), "ZeroDivisionError", at_top("X = 1 // 0")),
     Entry("a memory bomb while building", ("build",), "", in_builder("x = [1, 2, 3, 4] * 4000000000")),
-    Entry("an endless loop while building", ("build",), "timeout", in_builder("n = 0\nfor x in range(1 << 31):\n    n = n + x % 7")),  # noqa: E501
+    Entry("an endless loop while building", ("build",), "timeout", in_builder("n = 0\nfor x in range(1 << 31):\n    n = n + x % 7")),
     Entry("recursion without end", ("build",), "RecursionError",
-          spoiled(("    nr = nv * LANES\n", "    nr = nv * LANES\n\n    def again(x: Any) -> Any:\n        return again(x)\n\n    again(1)\n"))),  # noqa: E501
+          spoiled(("    nr = nv * LANES\n", "    nr = nv * LANES\n\n    def again(x: Any) -> Any:\n        return again(x)\n\n    again(1)\n"))),
 )  # fmt: skip
 
 INJECTION = (
@@ -88,7 +88,7 @@ INJECTION = (
 DECLARATION = (
     Entry("other lanes", ("declaration",), "lanes is 4", spoiled(("LANES = 8", "LANES = 4"))),
     Entry("easier mnemonics", ("declaration",), "mnemonics", spoiled(("vfmadd132ps|vfmadd213ps|vfmadd231ps", "ret"))),
-    Entry("no mnemonics", ("declaration",), "mnemonics", spoiled(('mnemonics=("vfmadd132ps|vfmadd213ps|vfmadd231ps",)', "mnemonics=()"))),  # noqa: E501
+    Entry("no mnemonics", ("declaration",), "mnemonics", spoiled(('mnemonics=("vfmadd132ps|vfmadd213ps|vfmadd231ps",)', "mnemonics=()"))),
     Entry("other features", ("declaration",), "requires", spoiled(('requires=("avx2", "fma")', "requires=()"))),
     Entry("another instruction set", ("declaration",), "isa is", spoiled(('isa="x86"', 'isa="arm"'))),
     Entry("another kind", ("declaration",), "kind is", spoiled(("def gemm(", "def gemv("))),
@@ -96,13 +96,13 @@ DECLARATION = (
     Entry("more registers", ("declaration",), "registers is", spoiled(("registers=16", "registers=64"))),
     Entry("too much scratch", ("declaration",), "scratch is", spoiled(("registers=16", "registers=16, scratch=15"))),
     Entry("a negative scratch", ("declaration",), "scratch is", spoiled(("registers=16", "registers=16, scratch=-3"))),
-    Entry("lower precision", ("declaration",), "dtypes", spoiled(('dtypes=("float32", "float32", "float32")', 'dtypes=("float32", "float32", "float16")'))),  # noqa: E501
-    Entry("storage that is narrower", ("declaration",), "storage", spoiled(("registers=16", 'registers=16, storage=("bfloat16", "bfloat16")'))),  # noqa: E501
+    Entry("lower precision", ("declaration",), "dtypes", spoiled(('dtypes=("float32", "float32", "float32")', 'dtypes=("float32", "float32", "float16")'))),
+    Entry("storage that is narrower", ("declaration",), "storage", spoiled(("registers=16", 'registers=16, storage=("bfloat16", "bfloat16")'))),
     Entry("no family", ("read",), "it has 0", block(GOOD.replace("@intrin_family(", "X = intrin_family(", 1))),
-    Entry("two families", ("read", "declaration"), "", block(GOOD + "\n\n" + GOOD[GOOD.index("@intrin_family"):].replace("def gemm(", "def other("))),  # noqa: E501
+    Entry("two families", ("read", "declaration"), "", block(GOOD + "\n\n" + GOOD[GOOD.index("@intrin_family"):].replace("def gemm(", "def other("))),
     Entry("a desc of its own", ("numbers",), "is not C[", spoiled(("return gemm_desc(s), impl", "return impl, impl"))),
-    Entry("the desc for both", ("numbers", "audit"), "", spoiled(("return gemm_desc(s), impl", "return gemm_desc(s), gemm_desc(s)"))),  # noqa: E501
-    Entry("a smaller desc", ("numbers",), "is not C[", spoiled(("return gemm_desc(s), impl", 'return gemm_desc(GemmShape(mr, nr, kc // 2, "float32", "float32", "float32", "float32", "float32", 1, False, False)), impl'))),  # noqa: E501
+    Entry("the desc for both", ("numbers", "audit"), "", spoiled(("return gemm_desc(s), impl", "return gemm_desc(s), gemm_desc(s)"))),
+    Entry("a smaller desc", ("numbers",), "is not C[", spoiled(("return gemm_desc(s), impl", 'return gemm_desc(GemmShape(mr, nr, kc // 2, "float32", "float32", "float32", "float32", "float32", 1, False, False)), impl'))),
     Entry("returns something else", ("build", "numbers"), "", spoiled(("return gemm_desc(s), impl", "return 1, 2"))),
     Entry("returns nothing", ("build",), "", spoiled(("    return gemm_desc(s), impl", "    x = impl"))),
 )  # fmt: skip
