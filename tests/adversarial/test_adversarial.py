@@ -1,0 +1,73 @@
+"""Every hostile or broken reply is stopped where it should be, with a word that says why, and leaves nothing behind."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import corpus_kernel
+import corpus_python
+import psutil
+import pytest
+from base import GOOD, TASK, block
+
+from qimeng_tvm.generate.verdict import judge
+from qimeng_tvm.hardware import Hardware, host
+
+ENTRIES = (*corpus_python.ENTRIES, *corpus_kernel.ENTRIES)
+HERE = TASK.runs_on(host())
+HARDWARE = host() if HERE else Hardware.load("zen3")
+# Stages that need no machine to run what the reply holds.
+READ = {"form", "source"}
+# A good reply takes a few; an endless one all of them.
+SECONDS = 15.0
+SECRET = "sk-this-must-never-be-seen"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(tmp_path_factory):
+    """Give the workers a folder of their own to be looked through afterwards, and a key to be found."""
+    folder = tmp_path_factory.mktemp("workers")
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    os.environ["OPENAI_API_KEY"] = SECRET
+    here, environment = Path.cwd(), dict(os.environ)
+    outside = set(here.iterdir())
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
+    try:
+        yield
+        assert {child.pid for child in psutil.Process().children(recursive=True)} <= children
+        assert list(folder.iterdir()) == []
+        assert (Path.cwd(), dict(os.environ)) == (here, {**environment, **_pytest_variables()})
+        assert {path for path in here.iterdir() if not path.name.startswith(".")} <= outside
+    finally:
+        tempfile.tempdir = before
+        del os.environ["OPENAI_API_KEY"]
+
+
+def _pytest_variables():
+    return {name: value for name, value in os.environ.items() if name.startswith("PYTEST_")}
+
+
+def _judged(reply):
+    return judge(reply, TASK, HARDWARE, run=HERE, seconds=SECONDS)
+
+
+def test_the_corpus_is_large_and_each_entry_has_a_name():
+    assert len(ENTRIES) >= 80
+    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
+    assert all(entry.stages and "accepted" not in entry.stages for entry in ENTRIES)
+
+
+def test_what_the_entries_spoil_is_itself_accepted():
+    verdict = _judged(block(GOOD))
+    assert verdict.ok, verdict.findings
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_contained(entry):
+    if not HERE and not set(entry.stages) <= READ:
+        pytest.skip(f"this machine cannot run {TASK.key}")
+    verdict = _judged(entry.reply)
+    assert verdict.stage in entry.stages, f"{verdict.stage}: {verdict.findings}"
+    assert entry.says in verdict.findings
+    assert verdict.findings.strip() and len(verdict.findings) < 8_000
+    assert SECRET not in verdict.findings
