@@ -13,16 +13,17 @@ from qimeng_tvm.errors import QimengError
 _pins.check()
 
 if TYPE_CHECKING:
-    from qimeng_tvm.api import RunResult, run
+    from qimeng_tvm.api import run
     from qimeng_tvm.hardware.model import Hardware
     from qimeng_tvm.request import Request
+    from qimeng_tvm.result import RunResult
 
 __all__ = ["Hardware", "QimengError", "Request", "RunResult", "run"]
 
 _HOMES = {
     "Hardware": "qimeng_tvm.hardware.model",
     "Request": "qimeng_tvm.request",
-    "RunResult": "qimeng_tvm.api",
+    "RunResult": "qimeng_tvm.result",
     "run": "qimeng_tvm.api",
 }
 

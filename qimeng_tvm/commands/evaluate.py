@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from qimeng_tvm.commands.options import LLM, Rounds, Spending
+
 if TYPE_CHECKING:
     from qimeng_tvm.generate.evaluate import TaskResult
     from qimeng_tvm.generate.loop import Subject
@@ -24,14 +26,13 @@ def _group() -> None:
 
 @app.command()
 def generate(
-    llm: Annotated[
-        str, typer.Option(help="Who answers: openai[:MODEL], exchange:FOLDER, replay or replay:FOLDER.")
-    ] = "replay",
+    llm: LLM = "replay",
     tasks: Annotated[
         str | None, typer.Option(help="Task keys, comma between them (x86.avx2_f32; default: all).")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Independent conversations for each task.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Answers in each, at most.")] = 3,
+    rounds: Rounds = 3,
+    budget: Spending = None,
     vanilla: Annotated[
         str | None, typer.Option(help="Operand types to ask a plain C GEMM for too (f32,bf16,u8s8,s8s8), or none.")
     ] = None,
@@ -45,16 +46,18 @@ def generate(
     """Put tasks to a model: compiled, correct, audited, how fast, in how many rounds."""
     from qimeng_tvm.generate.evaluate import evaluate, summary
     from qimeng_tvm.llm import choose_client
+    from qimeng_tvm.llm.budget import Metered
+    from qimeng_tvm.llm.settings import budget_of
 
     console = Console(stderr=True, highlight=False)
 
     def say(text: str) -> None:
         console.print(text, style="dim", markup=False, soft_wrap=True)
 
-    client = choose_client(llm, say)
-    subjects = _families(tasks, reference)
+    limits = budget_of(budget)
+    subjects, plain = _families(tasks, reference), _plain(vanilla)
+    client = Metered(choose_client(llm, say), limits, out / "answers.log")
     results = evaluate(subjects, client, out, samples=samples, rounds=rounds, jobs=jobs, say=say) if subjects else ()
-    plain = _plain(vanilla)
     baseline = evaluate(plain, client, out / "vanilla", samples=samples, rounds=1, jobs=jobs, say=say) if plain else ()
     if as_json:
         done: dict[str, Any] = {

@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from qimeng_tvm.commands.options import LLM, Restart, Rounds, Spending
+
 if TYPE_CHECKING:
     from qimeng_tvm.generate.loop import Subject
     from qimeng_tvm.generate.produce import Produced
 
 app = typer.Typer(no_args_is_help=True, help="Have a language model write families and rules; the checks decide.")
 
-LLM = Annotated[
-    str, typer.Option("--llm", help="Who answers: openai[:MODEL], exchange:FOLDER, replay or replay:FOLDER.")
-]
 Out = Annotated[Path, typer.Option(help="Folder of the result and its transcript.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Answers in a row, at most.")]
 Beam = Annotated[int, typer.Option(min=1, help="Conversations kept side by side.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Begin again, though an earlier run left a transcript.")]
 
 
 @app.command()
@@ -34,6 +31,7 @@ def intrinsic(
     reference: Annotated[
         Path | None, typer.Option(help="Folder of families to compare the speed with (default: the shipped ones).")
     ] = None,
+    budget: Spending = None,
     restart: Restart = False,
 ) -> None:
     """Have a tensorize intrinsic family written, checked and timed."""
@@ -45,7 +43,7 @@ def intrinsic(
     machine = Hardware.load(hardware)
     task = task_for(machine, dtype)
     subject = IntrinsicSubject(task, machine, reference_for(task, reference))
-    _produce(subject, llm, out, rounds, beam, restart)
+    _produce(subject, llm, out, rounds, beam, budget, restart)
 
 
 @app.command()
@@ -58,6 +56,7 @@ def rule(
     reference: Annotated[
         Path | None, typer.Option(help="Folder of rules to compare the speed with (default: the shipped ones).")
     ] = None,
+    budget: Spending = None,
     restart: Restart = False,
 ) -> None:
     """Have a schedule rule written, checked on whole operators, and timed on this machine."""
@@ -67,21 +66,24 @@ def rule(
 
     task = rule_task(operator)
     subject = RuleSubject(task, Hardware.host(), reference_rule(task, reference))
-    _produce(subject, llm, out, rounds, beam, restart)
+    _produce(subject, llm, out, rounds, beam, budget, restart)
 
 
-def _produce(subject: Subject, llm: str, out: Path, rounds: int, beam: int, restart: bool) -> None:
+def _produce(
+    subject: Subject, llm: str, out: Path, rounds: int, beam: int, spending: str | None, restart: bool
+) -> None:
     from qimeng_tvm.generate.produce import produce
     from qimeng_tvm.llm import choose_client
-    from qimeng_tvm.llm.settings import budget
+    from qimeng_tvm.llm.settings import budget_of
 
     console = Console(stderr=True, highlight=False)
 
     def say(text: str) -> None:
         console.print(text, style="dim", markup=False, soft_wrap=True)
 
+    budget = budget_of(spending)
     client = choose_client(llm, say)
-    produced = produce(subject, client, out, rounds=rounds, beam=beam, budget=budget(), restart=restart, say=say)
+    produced = produce(subject, client, out, rounds=rounds, beam=beam, budget=budget, restart=restart, say=say)
     _show(produced, Console(highlight=False))
 
 

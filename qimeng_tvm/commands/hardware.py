@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from qimeng_tvm.commands.options import Restart, Rounds, Spending
+
 
 class ShowUnlessNamed(TyperGroup):
     """``qimeng hardware zen5`` is ``qimeng hardware show zen5``."""
@@ -56,15 +58,14 @@ def describe(
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the machine (default: as the text does).")] = None,
     llm: Annotated[
-        str | None, typer.Option("--llm", help="Who reads it: openai[:MODEL], exchange:FOLDER or replay:FOLDER.")
+        str | None, typer.Option("--llm", help="Who reads it: openai[:MODEL[@URL]], exchange:FOLDER or replay:FOLDER.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The profile, a .toml file (default: among your own, found by name).")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Answers in a row, at most.")] = 4,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Begin again, though an earlier run left a transcript.")
-    ] = False,
+    rounds: Rounds = 4,
+    budget: Spending = None,
+    restart: Restart = False,
 ) -> None:
     """Have a language model read a machine out of its manual; every value is checked against the text."""
     from qimeng_tvm.errors import UsageError
@@ -82,11 +83,13 @@ def describe(
     def say(text: str) -> None:
         console.print(text, style="dim", markup=False, soft_wrap=True)
 
+    from qimeng_tvm.llm.settings import budget_of
+
+    limits = budget_of(budget)
     client = choose_client(llm, say)
     from qimeng_tvm.generate.describe import describe_manual
-    from qimeng_tvm.llm.settings import budget
 
-    done = describe_manual(texts, client, name=name, out=out, rounds=rounds, budget=budget(), restart=restart, say=say)
+    done = describe_manual(texts, client, name=name, out=out, rounds=rounds, budget=limits, restart=restart, say=say)
     _print(done.hardware, {"profile": str(done.path), "transcript": str(done.transcript)})
 
 

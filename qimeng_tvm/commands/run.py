@@ -10,8 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from qimeng_tvm.commands.options import LLM_HELP, Rounds, Spending
+
 if TYPE_CHECKING:
-    from qimeng_tvm.api import RunResult
+    from qimeng_tvm.result import RunResult
 
 
 def run(
@@ -26,17 +28,17 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     llm: Annotated[
         str | None,
-        typer.Option(
-            help="Who writes a micro-kernel when none fits: openai[:MODEL], exchange:FOLDER, replay or replay:FOLDER."
-        ),
+        typer.Option(help=f"Who writes a micro-kernel when none fits: {LLM_HELP}."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Have a micro-kernel written though one fits.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="The model's answers in a row, at most.")] = 4,
+    rounds: Rounds = 4,
+    budget: Spending = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Make the operator that a line asks for: tune, compile, check, measure, and write it to a folder."""
     from qimeng_tvm.api import run as make
     from qimeng_tvm.llm import choose_client
+    from qimeng_tvm.llm.settings import budget_of
     from qimeng_tvm.request import describe, parse
     from qimeng_tvm.search.progress import TuneBar
 
@@ -44,6 +46,7 @@ def run(
     request = parse(line)
     if not as_json:
         console.print(f"[bold]request[/]   {describe(request)}")
+    limits = budget_of(budget)
     client = choose_client(llm, lambda text: console.print(text, markup=False)) if llm is not None else None
     with TuneBar(console=console) as bar:
         result = make(
@@ -57,6 +60,7 @@ def run(
             llm=client,
             fresh=fresh,
             rounds=rounds,
+            budget=limits,
             progress=None if as_json else lambda text: console.print(f"[dim]{text} ...[/]"),
             bar=None if as_json else bar,
         )

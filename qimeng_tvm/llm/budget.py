@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,7 @@ class Metered:
     budget: Budget = field(default_factory=Budget)
     log: Path | None = None
     usage: Usage = field(default_factory=Usage, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -77,9 +79,10 @@ class Metered:
         if spent:
             raise BudgetError(f"the budget is spent ({spent}); what was got so far is kept: raise the limit to go on")
         reply = self.client.ask(request)
-        self.usage += reply.usage
-        if self.log is not None:
-            self._write(request, reply)
+        with self._lock:  # several conversations may share the budget
+            self.usage += reply.usage
+            if self.log is not None:
+                self._write(request, reply)
         return reply
 
     def _write(self, request: Request, reply: Reply) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from qimeng_tvm.errors import UsageError
 from qimeng_tvm.llm.messages import Client
 
-FORMS = "openai, openai:MODEL, exchange:FOLDER, replay or replay:FOLDER"
+FORMS = "openai, openai:MODEL, openai:MODEL@URL, exchange:FOLDER, replay or replay:FOLDER"
 
 
 def shipped_transcripts() -> Path:
@@ -19,10 +19,12 @@ def shipped_transcripts() -> Path:
     UsageError
         If this installation has none.
     """
-    beside = Path(__file__).resolve().parents[2] / "transcripts"
-    if not beside.is_dir():
-        raise UsageError("this installation has no transcripts: give their folder, --llm replay:FOLDER")
-    return beside
+    package = Path(__file__).resolve().parents[1]
+    # Installed below the package; at the top of a checkout.
+    for folder in (package / "transcripts", package.parent / "transcripts"):
+        if folder.is_dir():
+            return folder
+    raise UsageError("this installation has no transcripts: give their folder, --llm replay:FOLDER")
 
 
 def choose_client(text: str, say: Callable[[str], None] = lambda _: None) -> Client:
@@ -47,7 +49,9 @@ def choose_client(text: str, say: Callable[[str], None] = lambda _: None) -> Cli
         from qimeng_tvm.llm.openai_client import OpenAIClient  # noqa: PLC0415
         from qimeng_tvm.llm.settings import endpoint  # noqa: PLC0415
 
-        return OpenAIClient(endpoint(rest or None))
+        # A model's name may hold an @, an address begins with its scheme.
+        model, at, url = rest.partition("@http")
+        return OpenAIClient(endpoint(model or None, f"http{url}" if at else None))
     if kind == "exchange" and rest:
         from qimeng_tvm.llm.exchange import ExchangeClient  # noqa: PLC0415
 

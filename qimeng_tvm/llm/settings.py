@@ -131,15 +131,30 @@ def endpoint(
     return replace(made, temperature=file.temperature)
 
 
-def budget(
-    calls: int | None = None, tokens: int | None = None, money: float | None = None, *, config: Path | None = None
-) -> Budget:
-    """Return what may be spent: options, then the configuration file."""
+def budget_of(text: str | None = None, *, config: Path | None = None) -> Budget:
+    """Return what may be spent.
+
+    Parameters
+    ----------
+    text : str, optional
+        ``calls=20,tokens=200000,money=1.5``, any of the three; the configuration file says the others, and the prices.
+    config : Path, optional
+        Configuration file; :func:`qimeng_tvm.files.config_path` by default.
+
+    Raises
+    ------
+    UsageError
+        If the text is something else.
+    """
     file = read_config(config)
-    return Budget(
-        calls if calls is not None else file.calls,
-        tokens if tokens is not None else file.tokens,
-        money if money is not None else file.money,
-        file.prompt_price,
-        file.completion_price,
-    )
+    limits: dict[str, Any] = {"calls": file.calls, "tokens": file.tokens, "money": file.money}
+    for part in (text or "").split(",") if text else ():
+        word, _, number = part.strip().partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if word not in limits or not 0 <= value < float("inf"):
+            raise UsageError(f"{part.strip()!r} is no limit; say for instance calls=20,tokens=200000,money=1.5")
+        limits[word] = value if word == "money" else int(value)
+    return Budget(**limits, prompt_price=file.prompt_price, completion_price=file.completion_price)

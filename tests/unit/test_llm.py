@@ -10,7 +10,7 @@ import pytest
 from qimeng_tvm.errors import LLMError, TranscriptError, UsageError
 from qimeng_tvm.llm import Message, Request, choose_client
 from qimeng_tvm.llm.exchange import ExchangeClient
-from qimeng_tvm.llm.settings import budget, endpoint
+from qimeng_tvm.llm.settings import budget_of, endpoint
 from qimeng_tvm.llm.transcript import ReplayClient, Round, Transcript, read_transcript, said
 
 REQUEST = Request("intrinsic x86.avx2_f32, round 1", (Message("user", "write it"),), key="k1")
@@ -114,11 +114,22 @@ def test_clients_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
     assert choose_client(f"exchange:{tmp_path}").name == f"exchange ({tmp_path})"
     assert choose_client("openai:big-1").name == "openai (big-1 at api.openai.com)"
+    assert choose_client("openai:big@2@http://127.0.0.1:1/v1").name == "openai (big@2 at 127.0.0.1:1/v1)"
     recorded(tmp_path, REQUEST, "a")
     assert choose_client(f"replay:{tmp_path}").name.startswith("replay")
     for text, message in (("exchange", "needs a folder"), ("claude", "no client"), ("exchange:", "needs a folder")):
         with pytest.raises(UsageError, match=message):
             choose_client(text)
+
+
+def test_a_budget_is_read_or_refused(tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text("[llm]\ntokens = 7\nprompt_price = 2.0\n")
+    found = budget_of("calls=20, money=1.5", config=config)
+    assert (found.calls, found.tokens, found.money, found.prompt_price) == (20, 7, 1.5, 2.0)
+    for text in ("20", "calls", "calls=", "calls=-1", "calls=nan", "money=inf", "pence=3", "calls=1;money=2"):
+        with pytest.raises(UsageError, match=r"is no limit; say for instance calls=20,tokens=200000,money=1\.5"):
+            budget_of(text, config=config)
 
 
 def test_settings_options_before_environment_before_file(tmp_path):
@@ -131,7 +142,7 @@ def test_settings_options_before_environment_before_file(tmp_path):
     given = endpoint("mine", "http://opt/v1", config=config, environment=env)
     assert (given.model, given.host, given.api_key) == ("mine", "opt/v1", "sk-env")
     assert "sk-env" not in repr(given)
-    assert budget(config=config).calls == 9 and budget(calls=2, config=config).calls == 2
+    assert budget_of(config=config).calls == 9 and budget_of("calls=2", config=config).calls == 2
     missing = tmp_path / "none.toml"
     with pytest.raises(LLMError, match="no model is named"):
         endpoint(config=missing, environment={"OPENAI_API_KEY": "k"})
