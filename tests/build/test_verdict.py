@@ -3,24 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from adversarial.base import GOOD, TASK
 
 from qimeng_tvm.errors import CheckError
 from qimeng_tvm.generate.tasks import task_for, tasks
 from qimeng_tvm.generate.verdict import judge
 from qimeng_tvm.hardware import host, load
-from qimeng_tvm.llm.prompts.render import example
 
-TASK = tasks()["x86.avx2_f32"]
 pytestmark = pytest.mark.skipif(not TASK.runs_on(host()), reason="this machine has no AVX2 and FMA")
-
-#: The worked example of another instruction set, made one for the task.
-GOOD = (
-    example("arm")[1]
-    .replace('requires=("fma",)', 'requires=("avx2", "fma")')
-    .replace("LANES = 4", "LANES = 8")
-    .replace("float32x4", "float32x8")
-    .replace("version=1", f"version={TASK.version}")
-)
 
 
 def reply(source):
