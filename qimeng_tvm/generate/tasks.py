@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,6 +32,8 @@ class Primitive:
     source : str
         Section of the manual.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: str
     mnemonic: str
@@ -101,17 +103,6 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Primitive(_Strict):
-    name: str
-    mnemonic: str
-    llvm: str
-    signature: str
-    meaning: str
-    cycles: str
-    requires: tuple[str, ...]
-    source: str
-
-
 class _Task(_Strict):
     module: str
     title: str
@@ -132,7 +123,7 @@ class _Task(_Strict):
 
 
 class _Facts(_Strict):
-    primitives: tuple[_Primitive, ...]
+    primitives: tuple[Primitive, ...]
     tasks: tuple[_Task, ...]
 
 
@@ -148,7 +139,7 @@ def read_facts(text: str, isa: str) -> tuple[IntrinsicTask, ...]:
         facts = _Facts.model_validate(parse_toml(text))
     except (TomlError, ValidationError) as error:
         raise UsageError(f"the facts of {isa} cannot be read: {' '.join(str(error).split())}") from error
-    known = {p.name: Primitive(**p.model_dump()) for p in facts.primitives}
+    known = {p.name: p for p in facts.primitives}
     tasks = []
     for task in facts.tasks:
         missing = [name for name in task.primitives if name not in known]
