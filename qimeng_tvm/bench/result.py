@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from qimeng_tvm.bench.suite import DTYPES
@@ -123,7 +124,7 @@ def _standing(found: Sequence[Duel]) -> dict[str, Any]:
     answered = [d.ratio for d in found if d.ratio > 0]
     return {
         "cases": len(found),
-        "geomean_vs_best_peer": math.exp(sum(map(math.log, answered)) / len(answered)) if answered else None,
+        "geomean_vs_best_peer": geometric_mean(answered) if answered else None,
         "min_vs_best_peer": min((d.ratio for d in found), default=None),
         "losses": sum(d.ratio < 1.0 for d in found),
         "unanswered": sum(d.ratio <= 0 for d in found),
@@ -199,7 +200,7 @@ class BenchResult:
         shares = untuned_shares(self.rows, self.ours)
         if not shares:
             return {}
-        mean = math.exp(sum(map(math.log, shares.values())) / len(shares))
+        mean = geometric_mean(shares.values())
         worst = min(shares, key=lambda group: shares[group])
         case = dict(zip(("case", "dtype", "threads"), worst, strict=True))
         return {"untuned_vs_tuned": {"cases": len(shares), "geomean": mean, "min": shares[worst], "worst": case}}

@@ -20,6 +20,7 @@ from qimeng_tvm.bench.result import BenchResult, Row
 from qimeng_tvm.bench.suite import Case
 from qimeng_tvm.bench.systems import BenchError, Refusal, System
 from qimeng_tvm.errors import UsageError
+from qimeng_tvm.files import write_atomic
 from qimeng_tvm.hardware.model import Hardware
 
 #: ``progress(groups done, groups in all, rows of the group just done)``.
@@ -87,10 +88,7 @@ class _Partial:
             rows = [Row.from_json(r) for r in entry["rows"]]
             self.rows[rows[0].group] = rows
         # Rewritten whole once, so that what follows is not appended to a torn line.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".new")
-        temporary.write_text("".join(json.dumps(e) + "\n" for e in (whole or [header])))
-        os.replace(temporary, path)
+        write_atomic(path, "".join(json.dumps(e) + "\n" for e in (whole or [header])))
 
     def add(self, rows: Sequence[Row]) -> None:
         self.rows[rows[0].group] = list(rows)

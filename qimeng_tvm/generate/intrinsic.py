@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import geometric_mean
 from typing import Any
 
 from qimeng_tvm.check.intrinsic import spec_of
@@ -56,7 +56,7 @@ class Measured:
     def ratio(self) -> float:
         """Geometric mean of own to reference speed over the kinds of micro-kernels, 0 without a reference."""
         pairs = list(zip(self.own.values(), self.reference.values(), strict=False))
-        return math.exp(sum(math.log(a.gops / b.gops) for a, b in pairs) / len(pairs)) if pairs else 0.0
+        return geometric_mean(a.gops / b.gops for a, b in pairs) if pairs else 0.0
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +15,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qimeng_tvm.errors import HardwareError
+from qimeng_tvm.files import write_atomic
 from qimeng_tvm.hardware import peak
 from qimeng_tvm.hardware.host import host
 from qimeng_tvm.hardware.model import Hardware
@@ -90,7 +89,6 @@ def read_peaks(hardware: Hardware, directory: Path | None = None, *, warn: bool 
 def write_peaks(hardware: Hardware, figures: peak.Peaks, directory: Path | None = None) -> bool:
     """Keep the figures, atomically; False (with a warning) when the folder cannot be written."""
     path = cache_path(hardware, directory)
-    temporary = None
     try:
         content = PeaksFile.model_validate(
             {
@@ -102,15 +100,9 @@ def write_peaks(hardware: Hardware, figures: peak.Peaks, directory: Path | None 
                 "read_gbps_all": figures.read_gbps_all,
             }
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(content.model_dump_json(indent=2) + "\n")
-        os.replace(temporary, path)
+        write_atomic(path, content.model_dump_json(indent=2) + "\n")
         return True
     except (OSError, ValidationError) as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         _warn(path, f"{error}; the figures are not kept")
         return False
 
