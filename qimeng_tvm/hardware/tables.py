@@ -245,5 +245,5 @@ PRIMITIVES: tuple[Primitive, ...] = (
     ),
     Primitive("fmla", "float32", "arm", ("neon",), (), 0, "float32", 2, _FMA),
     Primitive("sdot", "int8", "arm", ("dotprod",), (), 128, "int32", 8, _SDOT),
-    Primitive("vfmadd", "float32", "riscv", ("v",), (), 0, "float32", 2, _FMA),
+    Primitive("vfmacc", "float32", "riscv", ("v",), (), 0, "float32", 2, _FMA),
 )
