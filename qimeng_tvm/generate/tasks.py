@@ -25,12 +25,16 @@ class Primitive:
     ----------
     name, mnemonic, llvm : str
         Ours, the assembler's, LLVM's.
-    signature, meaning, cycles : str
+    signature, meaning : str
         For the prompt.
     requires : tuple of str
         LLVM features.
     source : str
         Section of the manual.
+    cycles : str
+        Rate and latency, as manuals have them; empty: not known, `asm` is put to LLVM's model of the core.
+    asm : str
+        The instruction on some registers, as LLVM's assembler reads it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -40,9 +44,10 @@ class Primitive:
     llvm: str
     signature: str
     meaning: str
-    cycles: str
     requires: tuple[str, ...]
     source: str
+    cycles: str = ""
+    asm: str = ""
 
 
 @dataclass(frozen=True)

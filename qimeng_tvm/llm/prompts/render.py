@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from qimeng_tvm.errors import UsageError
+from qimeng_tvm.hardware.mca import modelled
 
 if TYPE_CHECKING:
-    from qimeng_tvm.generate.tasks import IntrinsicTask
+    from qimeng_tvm.generate.tasks import IntrinsicTask, Primitive
     from qimeng_tvm.hardware.model import Hardware
 
 _VERSION = re.compile(r"^\{#- version: (\d+) -#\}")
@@ -151,12 +152,18 @@ def intrinsic_prompt(task: IntrinsicTask, hardware: Hardware | None = None) -> P
         "intrinsic",
         {
             "task": shown,
-            "primitives": task.primitives,
+            "primitives": tuple(replace(p, cycles=_cycles(p, hardware)) for p in task.primitives),
             "isa_title": _TITLES[task.isa],
             "machine": machine,
             "example": {"title": title, "source": source},
         },
     )
+
+
+def _cycles(primitive: Primitive, hardware: Hardware | None) -> str:
+    if primitive.cycles or hardware is None:
+        return primitive.cycles or "not known"
+    return modelled(primitive.asm, hardware.triple, hardware.cpu) or "not known"
 
 
 def _tuple(values: tuple[str, ...]) -> str:
