@@ -25,12 +25,12 @@ def families(tasks: list[dict[str, Any]]) -> str:
         if not attempts:
             lines.append(f"| {name} | not checked: {task['skipped']} | | | | | | |")
             continue
-        solved = [a for a in attempts if a["score"]]
+        scores = ", ".join(f"{a['score']:.2f}" for a in attempts if a["score"])
         rounds = sum(a["rounds"] for a in attempts) / len(attempts)
         lines.append(
             f"| {name} | {task['machine']} | {len(attempts)} | {_share(task['pass@1'])} | {_share(task['pass@3'])} | "
             f"{task['solved']}/{len(attempts)} | {rounds:.1f} | "
-            f"{', '.join(f'{a["score"]:.2f}' for a in solved) or '-'} |"
+            f"{scores or '-'} |"
         )
     return "\n".join(lines) + "\n"
 
