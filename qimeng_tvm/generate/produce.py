@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qimeng_tvm.errors import GenerateError, IntrinError
+from qimeng_tvm.errors import GenerateError
 from qimeng_tvm.files import write_atomic
 from qimeng_tvm.generate.loop import Subject, Written, replay, write
+from qimeng_tvm.generate.reference import modules_in
 from qimeng_tvm.generate.shipped import file_of
 from qimeng_tvm.generate.tasks import IntrinsicTask
 from qimeng_tvm.intrin import IntrinFamily, families
@@ -111,8 +111,8 @@ def reference_for(task: IntrinsicTask, path: Path | None = None) -> IntrinFamily
 
     Raises
     ------
-    IntrinError
-        If there is no such folder.
+    GenerateError
+        If there is no such folder, or what is in it cannot be imported.
     """
     known = families().values() if path is None else _families_in(path)
     fitting = [
@@ -125,14 +125,8 @@ def reference_for(task: IntrinsicTask, path: Path | None = None) -> IntrinFamily
 
 
 def _families_in(folder: Path) -> list[IntrinFamily]:
-    if not folder.is_dir():
-        raise IntrinError(f"no folder {folder} of reference families")
     found = []
-    for path in sorted(folder.rglob("*.py")):
-        spec = importlib.util.spec_from_file_location(f"qimeng_reference.{path.parent.name}.{path.stem}", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        marks = (getattr(v, "__qimeng_family__", None) for v in vars(module).values())
-        found += [f for f in marks if f is not None and f.module == path.stem]
+    for module in modules_in(folder):
+        marked = (v for v in vars(module).values() if getattr(v, "__module__", None) == module.__name__)
+        found += [f for v in marked if (f := getattr(v, "__qimeng_family__", None)) is not None]
     return found

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import inspect
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import geometric_mean
 
 from qimeng_tvm.check.worker import Worker
 from qimeng_tvm.errors import CheckError, ScheduleError
 from qimeng_tvm.generate.loop import Judged
+from qimeng_tvm.generate.reference import modules_in
 from qimeng_tvm.generate.rule_sandbox import info_of, schedule_with
 from qimeng_tvm.generate.rule_verdict import STAGES, judge_rule
 from qimeng_tvm.generate.rules import RuleTask, timed_requests
@@ -68,7 +68,7 @@ class RuleSubject:
         if not verdict.ok:
             return Judged(verdict.stage, STAGES.index(verdict.stage), verdict.findings, verdict.source)
         ratios = self.measure(verdict.source) if timed else {}
-        mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios)) if ratios else 0.0
+        mean = geometric_mean(ratios.values()) if ratios else 0.0
         told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
         return Judged(
             ACCEPTED,
@@ -120,11 +120,7 @@ def reference_rule(task: RuleTask, folder: Path | None = None) -> ScheduleRule |
         from qimeng_tvm.schedule.apply import rules  # noqa: PLC0415
 
         return next((r for r in rules() if r.name == task.name), None)
-    for path in sorted(folder.rglob("*.py")):
-        spec = importlib.util.spec_from_file_location(f"qimeng_reference.{path.parent.name}.{path.stem}", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    for module in modules_in(folder):
         for value in vars(module).values():
             if inspect.isclass(value) and issubclass(value, ScheduleRule) and value.__module__ == module.__name__:
                 rule = value()

@@ -56,8 +56,29 @@ class RuleVerdict:
         return self.stage == ACCEPTED
 
 
-def judge_rule(reply: str, task: RuleTask, hardware: Hardware, *, truncated: bool = False) -> RuleVerdict:
-    """Judge a reply on this machine."""
+def judge_rule(
+    reply: str, task: RuleTask, hardware: Hardware, *, truncated: bool = False, seconds: float = _SECONDS
+) -> RuleVerdict:
+    """Judge a reply on this machine.
+
+    Parameters
+    ----------
+    reply : str
+        To the letter.
+    task : RuleTask
+        What was asked for.
+    hardware : Hardware
+        This machine.
+    truncated : bool
+        The server says that the reply is not whole.
+    seconds : float
+        For its Python to schedule all operators, and for each check.
+
+    Raises
+    ------
+    CheckError
+        If this machine has no micro-kernel to check the rule with.
+    """
     answer = code_of(reply, truncated)
     if answer.problem:
         return RuleVerdict("form", answer.problem)
@@ -67,15 +88,15 @@ def judge_rule(reply: str, task: RuleTask, hardware: Hardware, *, truncated: boo
         return RuleVerdict("source", "\n".join(map(str, found[:8])), source)
     requests = served_requests(task, hardware)
     with Worker(preload=("tvm",)) as sandbox:
-        stage, problem = _declared(sandbox, source, task, requests, hardware)
+        stage, problem = _declared(sandbox, source, task, requests, hardware, seconds)
         if problem:
             return RuleVerdict(stage, problem, source)
         drawn = (source, task.module, requests, hardware, _DRAWS, _SEED)
-        scheduled = sandbox.call(f"{_SANDBOX}:schedule", drawn, _SECONDS)
+        scheduled = sandbox.call(f"{_SANDBOX}:schedule", drawn, seconds)
     problem = told(scheduled) or _without_intrinsics(scheduled.value)
     if problem:
         return RuleVerdict("build", problem, source)
-    return _run(scheduled.value, source)
+    return _run(scheduled.value, source, seconds)
 
 
 def served_requests(task: RuleTask, hardware: Hardware) -> tuple[Request, ...]:
@@ -99,10 +120,10 @@ def served_requests(task: RuleTask, hardware: Hardware) -> tuple[Request, ...]:
 
 
 def _declared(
-    sandbox: Worker, source: str, task: RuleTask, requests: Sequence[Request], hardware: Hardware
+    sandbox: Worker, source: str, task: RuleTask, requests: Sequence[Request], hardware: Hardware, seconds: float
 ) -> tuple[str, str]:
     """Return the stage and the problem of what a rule says of itself; no problem when it is right."""
-    facts = sandbox.call(f"{_SANDBOX}:declare_rule", (source, task.module), _SECONDS)
+    facts = sandbox.call(f"{_SANDBOX}:declare_rule", (source, task.module), seconds)
     problem = told(facts)
     if problem:
         return "read", problem
@@ -111,7 +132,7 @@ def _declared(
     if wrong:
         return "read", "\n".join(wrong)
     tall = () if not task.rows else (replace(requests[0], m=task.rows + 1),)
-    answers = sandbox.call(f"{_SANDBOX}:offered", (source, task.module, (*requests, *tall), hardware), _SECONDS)
+    answers = sandbox.call(f"{_SANDBOX}:offered", (source, task.module, (*requests, *tall), hardware), seconds)
     problem = told(answers)
     if problem:
         return "space", problem
@@ -145,11 +166,11 @@ def _where(one: Scheduled) -> str:
     return f"{describe(one.request)} with {', '.join(f'{k}={v}' for k, v in one.values.items())}"
 
 
-def _run(made: Sequence[Scheduled], source: str) -> RuleVerdict:
+def _run(made: Sequence[Scheduled], source: str, seconds: float) -> RuleVerdict:
     """Build and check every scheduled function."""
     with Worker(preload=("tvm",)) as checker:
         for number, one in enumerate(made):
-            outcome = checker.call("qimeng_tvm.generate.rule_verdict:check_scheduled", (one,), _SECONDS)
+            outcome = checker.call("qimeng_tvm.generate.rule_verdict:check_scheduled", (one,), seconds)
             if outcome.kind == "refused":
                 raise CheckError(f"{_where(one)} could not be checked: {outcome.message}")
             if not outcome.ok:

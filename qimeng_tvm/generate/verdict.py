@@ -6,6 +6,7 @@ form -> source -> read -> declaration -> build -> numbers -> audit; the speed is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,7 @@ def judge(
     truncated: bool = False,
     run: bool = True,
     seconds: float = _SECONDS,
+    checker: Worker | None = None,
 ) -> Verdict:
     """Judge a reply.
 
@@ -89,6 +91,8 @@ def judge(
         Whether it must be run to be accepted. Else, on a machine that cannot run it, all the other checks are made.
     seconds : float
         For its Python to build what is checked, and for each check.
+    checker : Worker, optional
+        Where what was built is checked: one that may serve many replies, for none of their Python runs there.
 
     Raises
     ------
@@ -107,7 +111,7 @@ def judge(
         return Verdict("source", "\n".join(map(str, found[:8])), source)
     # A worker of its own: what this source does to its Python ends with it.
     with Worker(preload=("tvm",)) as sandbox:
-        return _built(source, task, hardware, sandbox, emulator, seconds)
+        return _built(source, task, hardware, sandbox, checker, emulator, seconds)
 
 
 def _emulator(task: IntrinsicTask, hardware: Hardware, needed: bool) -> Emulator | None:
@@ -131,6 +135,7 @@ def _built(
     task: IntrinsicTask,
     hardware: Hardware,
     sandbox: Worker,
+    checker: Worker | None,
     emulator: Emulator | None,
     seconds: float,
 ) -> Verdict:
@@ -152,10 +157,12 @@ def _built(
     if problem:
         return Verdict("build", problem, source, family)
     run = emulator is not None or task.runs_on(host())
-    return _examined(family, variants, pairs.value, source, hardware, run, emulator, seconds)
+    with nullcontext(checker) if checker is not None else Worker(preload=("tvm",)) as own:
+        return _examined(own, family, variants, pairs.value, source, hardware, run, emulator, seconds)
 
 
 def _examined(
+    checker: Worker,
     family: IntrinFamily,
     variants: Sequence[Mapping[str, int]],
     pairs: Sequence[Pair],
@@ -166,25 +173,23 @@ def _examined(
     seconds: float,
 ) -> Verdict:
     reports: list[FamilyReport] = []
-    with Worker(preload=("tvm",)) as checker:
-        for values, pair in zip(variants, pairs, strict=True):
-            built = (pair.desc, pair.impl)
-            report = examine_pair(
-                checker,
-                family,
-                values,
-                built,
-                hardware=hardware,
-                timeout=seconds,
-                max_spills=0,
-                run=run,
-                emulator=emulator,
-            )
-            reports.append(report)
-            if not report.ok:
-                stage = "numbers" if not report.numbers.ok else "audit"
-                where = f"gemm({', '.join(f'{k}={v}' for k, v in values.items())}): {report.problem}"
-                return Verdict(stage, where, source, family, tuple(reports))
+    for values, pair in zip(variants, pairs, strict=True):
+        report = examine_pair(
+            checker,
+            family,
+            values,
+            (pair.desc, pair.impl),
+            hardware=hardware,
+            timeout=seconds,
+            max_spills=0,
+            run=run,
+            emulator=emulator,
+        )
+        reports.append(report)
+        if not report.ok:
+            stage = "numbers" if not report.numbers.ok else "audit"
+            where = f"gemm({', '.join(f'{k}={v}' for k, v in values.items())}): {report.problem}"
+            return Verdict(stage, where, source, family, tuple(reports))
     return Verdict(ACCEPTED if run else NOT_RUN, "", source, family, tuple(reports))
 
 

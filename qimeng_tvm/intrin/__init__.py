@@ -1,7 +1,6 @@
 """The contract of ``tensorize_intrins/``: families, their canonical names, discovery, registration."""
 
 from qimeng_tvm.intrin.contract import IntrinFamily, IntrinName, intrin_family
-from qimeng_tvm.intrin.fma import fma_gemm
 from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, lines_ahead, load, prefetch_ahead, whole
 from qimeng_tvm.intrin.registry import ensure_registered, ensure_registered_in, families, families_for, family, names_in
 
@@ -14,7 +13,6 @@ __all__ = [
     "families",
     "families_for",
     "family",
-    "fma_gemm",
     "gemm_desc",
     "intrin_family",
     "lines_ahead",

@@ -1,28 +1,77 @@
-"""float32 GEMM on AVX2 + FMA: vfmadd231ps, 8 lanes, 16 ymm registers.
+# author: offline-exchange, prompt intrinsic@1, 1 round, the answer of round 1
+# instruction: vfmadd231ps (float32 GEMM on AVX2 + FMA)
+# checked on: AMD EPYC (znver3), 2026-11-23: 8 intrinsics right, no spills
+# speed: 4x3 86%, 1x8 38%, 4x3 panel 84% of peak; 1.01 of the reference
+"""float32 GEMM on AVX2 + FMA: vfmadd231ps, 8 lanes.
 
-author: hand
+One outer product a k step: a broadcast element of A times a vector of B, added to mr * nv accumulators that stay in ymm registers over the whole k loop.
+The operand with fewer vectors is held in registers over the inner loop and the other one is streamed past it, so that each load is issued once a step;
+a 6 x 2 tile then needs 12 + 2 + 1 of the 16 registers, and its 12 independent sums cover 2 products a cycle at latency 4 (8 needed),
+with 8 loads in the 6 cycles of a step, so the two FMA pipes are the only limit.
+
+promise: 95 % of peak
 """
 
 from __future__ import annotations
 
-from tvm import tirx
+from typing import Any
 
-from qimeng_tvm.intrin import fma_gemm, intrin_family
+from tvm import tirx
+from tvm.script import tirx as T
+
+from qimeng_tvm.intrin import GemmShape, gemm_desc, intrin_family, lines_ahead, load, prefetch_ahead, whole
 
 LANES = 8
+VEC = "float32x8"
 
 
-@intrin_family(
-    isa="x86",
-    requires=("avx2", "fma"),
-    dtypes=("float32", "float32", "float32"),
-    lanes=LANES,
-    registers=16,
-    mnemonics=("vfmadd132ps|vfmadd213ps|vfmadd231ps",),
-    version=2,
-)
-def gemm(
-    mr: int, nv: int, kc: int, ku: int, a_panel: int, c_local: int, ahead: int
-) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+@intrin_family(isa="x86", requires=("avx2", "fma"), dtypes=("float32", "float32", "float32"), lanes=8, registers=16, mnemonics=("vfmadd132ps|vfmadd213ps|vfmadd231ps",), version=3)
+def gemm(mr: int, nv: int, kc: int, ku: int, a_panel: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """C[mr, nv*8] += A[mr, kc] @ B[kc, nv*8]."""
-    return fma_gemm(mr, nv, kc, ku, LANES, bool(a_panel), bool(c_local), ahead)
+    nr = nv * LANES
+    s = GemmShape(mr, nr, kc, "float32", "float32", "float32", "float32", "float32", 1, bool(a_panel), bool(c_local))
+
+    # The operand with fewer vectors is held in registers over the inner loop, the other is streamed past it.
+    rows_outside = mr >= nv
+    outer, inner = (mr, nv) if rows_outside else (nv, mr)
+
+    def slot(x: Any, y: Any) -> Any:
+        return (x * nv + y if rows_outside else y * nv + x) * LANES
+
+    def step(a: Any, b: Any, acc: Any, x: Any, y: Any, k: Any) -> Any:
+        i, j = (x, y) if rows_outside else (y, x)
+        return tirx.call_llvm_pure_intrin(
+            VEC,
+            "llvm.fma",
+            tirx.Broadcast(load(a, s.a_index(i, k)), LANES),
+            b.vload([k, j * LANES], VEC),
+            acc.vload([slot(x, y)], VEC),
+        )
+
+    @T.prim_func(s_tir=True)
+    def impl(a: T.handle, b: T.handle, c: T.handle):
+        sa = T.int32()
+        sb = T.int32()
+        sc = T.int32()
+        A = T.match_buffer(a, s.a_shape, "float32", offset_factor=1, strides=s.a_strides(sa))
+        B = T.match_buffer(b, s.b_shape, "float32", offset_factor=1, strides=s.b_strides(sb))
+        C = T.match_buffer(c, (mr, nr), "float32", offset_factor=1, strides=[sc, 1], scope=s.c_scope)
+        with T.sblock("root"):
+            T.reads(C[0:mr, 0:nr], whole(A), whole(B))
+            T.writes(C[0:mr, 0:nr])
+            acc = T.alloc_buffer((mr * nr,), "float32", scope="local")
+            for i in T.unroll(mr):
+                for j in T.unroll(nv):
+                    acc[T.ramp((i * nv + j) * LANES, 1, LANES)] = C.vload([i, j * LANES], VEC)
+            for ko in range(kc // ku):
+                for line in T.unroll(lines_ahead(s, ku, ahead)):
+                    T.evaluate(prefetch_ahead(s, A, B, sa, ko, ku, ahead, line))
+                for ki in T.unroll(ku):
+                    for x in T.unroll(outer):
+                        for y in T.unroll(inner):
+                            acc[T.ramp(slot(x, y), 1, LANES)] = step(A, B, acc, x, y, ko * ku + ki)
+            for i in T.unroll(mr):
+                for j in T.unroll(nv):
+                    C[i, T.ramp(j * LANES, 1, LANES)] = acc.vload([(i * nv + j) * LANES], VEC)
+
+    return gemm_desc(s), impl

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from harness import Bench, Edit, Mutation, Verdict
 
-_X86 = "qimeng_tvm.tensorize_intrins.x86"
-FMA, SHAPES = "qimeng_tvm.intrin.fma", "qimeng_tvm.intrin.microkernel"
+_REFERENCE = "reference.x86"
+FMA, SHAPES = "reference.fma", "qimeng_tvm.intrin.microkernel"
 DOT, EMULATED = "qimeng_tvm.intrin.dot", "emulated_dot"
-AVX512_F32, AVX512_BF16, AVX512_VNNI = (f"{_X86}.avx512_{name}" for name in ("f32", "bf16", "vnni"))
-F32, BF16, INT8 = f"{_X86}.avx2_f32", f"{_X86}.avx2_bf16", f"{_X86}.avx2_int8"
+AVX512_F32, AVX512_BF16, AVX512_U8S8 = (f"{_REFERENCE}.avx512_{name}" for name in ("f32", "bf16", "vnni_u8s8"))
+AVX512_S8S8 = "qimeng_tvm.tensorize_intrins.x86.avx512_vnni_s8s8"
+F32, BF16 = f"{_REFERENCE}.avx2_f32", f"{_REFERENCE}.avx2_bf16"
+INT8 = "qimeng_tvm.tensorize_intrins.x86.avx2_int8"
 
 #: Tile parameters that tell rows from columns, steps from unrolling, and use every loop.
 TILE = {"mr": 4, "nv": 2, "kc": 16, "ku": 2, "a_panel": 0, "c_local": 0, "ahead": 0}
@@ -33,8 +35,8 @@ CONTROLS = [
     ("gemm_s8s8", EMULATED, (DOT,), FLAT),
     ("gemm", AVX512_F32, (FMA,), TILE),
     ("gemm", AVX512_BF16, (DOT,), TILE),
-    ("gemm_u8s8", AVX512_VNNI, (DOT,), TILE),
-    ("gemm_s8s8", AVX512_VNNI, (DOT,), TILE),
+    ("gemm", AVX512_U8S8, (DOT,), TILE),
+    ("gemm", AVX512_S8S8, (DOT,), TILE),
 ]
 
 MEMORY = ("wrong", "crash", "canary")
@@ -230,14 +232,14 @@ def _dot(
 ) -> Mutation:
     """A mutant of the dot-product micro-kernel, on stand-ins for its instructions or on the machine's own."""
     dtype = "bf16" if kind == "gemm" else "int8"
-    where = (AVX512_BF16 if kind == "gemm" else AVX512_VNNI) if wide else EMULATED
+    where = {"gemm": AVX512_BF16, "gemm_u8s8": AVX512_U8S8, "gemm_s8s8": AVX512_S8S8}[kind] if wide else EMULATED
     feature = "avx512bf16" if kind == "gemm" else "avx512vnni"
     title = f"dot-{'avx512-' if wide else ''}{dtype}-{name}"
     return _family(
         title,
         breaks,
         dtype,
-        kind,
+        "gemm" if wide else kind,
         {DOT: edits, where: []},
         expects,
         tile,

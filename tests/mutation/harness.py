@@ -144,6 +144,12 @@ def edited(text: str, edits: Sequence[Edit]) -> str:
     return text
 
 
+def _absolute(text: str, package: str) -> str:
+    """Write imports that are relative to a package out."""
+    resolve = importlib.util.resolve_name
+    return re.sub(r"^from (\.+\w+)", lambda found: f"from {resolve(found[1], package)}", text, flags=re.MULTILINE)
+
+
 class Relay:
     """Two workers in turn: while one replaces a process that crashed, the other goes on."""
 
@@ -194,7 +200,7 @@ class Bench:
         copies: dict[str, ModuleType] = {}
         for name, edits in sources.items():
             original = importlib.import_module(name)
-            text = edited(Path(str(original.__file__)).read_text(), edits)
+            text = _absolute(edited(Path(str(original.__file__)).read_text(), edits), str(original.__package__))
             path = self.folder / f"mutant_{number}_{name.rsplit('.', maxsplit=1)[-1]}.py"
             path.write_text(text)
             spec = importlib.util.spec_from_file_location(f"mutant_{number}.{name.rsplit('.', maxsplit=1)[-1]}", path)

@@ -32,17 +32,17 @@ def answered(tmp_path):
 
 
 def test_samples_are_counted_and_counted_again(qimeng, tmp_path, answered):
-    llm = answered(spoiled(("ko * ku + ki)", "ko * ku)")), block(GOOD), block(GOOD))
+    llm = answered(spoiled(("ko * ku + ki)", "ko * ku)")), block(GOOD), "No.", "No.")
     common = ["eval", "generate", "--tasks", TASK.key, "--samples", 2, "--rounds", 2, "--jobs", 1]
     done = qimeng(*common, "--llm", llm, "--out", tmp_path / "one", "--json")
     assert done.returncode == 0, done.stderr
     (task,) = json.loads(done.stdout)["tasks"]
-    assert [a["stages"] for a in task["attempts"]] == [["numbers", "accepted"], ["accepted"]]
-    assert task["pass@1"] == 0.5 and task["pass@3"] is None and task["solved"] == 2
-    assert all(0.2 < a["score"] < 2.0 for a in task["attempts"]), "a share of the reference's speed, or of the peak's"
+    assert [a["stages"] for a in task["attempts"]] == [["numbers", "accepted"], ["form", "form"]]
+    assert task["pass@1"] == 0.0 and task["pass@3"] is None and task["solved"] == 1
+    assert 0.2 < task["attempts"][0]["score"] < 2.0, "a share of the reference's speed"
     again = qimeng(*common, "--llm", f"replay:{tmp_path / 'one'}", "--out", tmp_path / "two")
     assert again.returncode == 0, again.stderr
-    assert TASK.key in again.stdout and "2/2" in again.stdout and "stopped at numbers" in again.stdout
+    assert TASK.key in again.stdout and "1/2" in again.stdout and "stopped at form, numbers" in again.stdout
 
 
 def test_the_plain_c_baseline_is_checked_and_timed(qimeng, tmp_path, answered):

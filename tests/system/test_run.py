@@ -160,7 +160,7 @@ def test_hardware_and_intrins_json(qimeng):
     assert hardware["isa"] == "x86" and "avx512bf16" in hardware["features"]
     families = json.loads(qimeng("intrins", "list", "--json").stdout)
     assert {"x86.avx2_f32.gemm", "x86.avx512_f32.gemm"} <= {f["key"] for f in families}
-    shown = qimeng("intrins", "show", "qimeng.x86.avx2_f32.gemm.4x2x64x2x0x1x0@2").stdout
+    shown = qimeng("intrins", "show", "qimeng.x86.avx2_f32.gemm.4x2x64x2x0x1x0@3").stdout
     assert "def gemm(" in shown and "llvm.fma" in shown
     refused = qimeng("intrins", "show", "qimeng.x86.avx2_f32.gemm.4x2x64x2x0x1@1")
     assert refused.returncode == 1 and "tune again" in refused.stderr and "Traceback" not in refused.stderr

@@ -1,4 +1,4 @@
-"""int8 GEMM on AVX-512 VNNI, exact: vpdpbusd, four k an instruction, int32 accumulators.
+"""int8 x int8 GEMM on AVX-512 VNNI, exact: vpdpbusd, four k an instruction, int32 accumulators.
 
 vpdpbusd multiplies unsigned by signed bytes and does not saturate (vpdpbusds would).
 
@@ -36,25 +36,6 @@ def _dot(acc: Any, a: Any, b: Any) -> Any:
     )
 
 
-def _shape(a_dtype: str, mr: int, nv: int, kc: int, c_local: int) -> GemmShape:
-    return GemmShape(mr, nv * LANES, kc, a_dtype, "int8", "int32", a_dtype, "int8", 4, False, bool(c_local))
-
-
-@intrin_family(
-    isa="x86",
-    requires=("avx512f", "avx512vnni"),
-    dtypes=("uint8", "int8", "int32"),
-    lanes=LANES,
-    registers=32,
-    k_pack=4,
-    mnemonics=("vpdpbusd",),
-    version=2,
-)
-def gemm_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
-    """u8 x s8: C[mr, nv*16] += A[mr, kc] @ B[kc, nv*16], k in fours."""
-    return dot_gemm(_shape("uint8", mr, nv, kc, c_local), LANES, ku, _dot, ahead=ahead)
-
-
 @intrin_family(
     isa="x86",
     requires=("avx512f", "avx512vnni"),
@@ -68,7 +49,8 @@ def gemm_u8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> t
     mnemonics=("vpdpbusd",),
     version=2,
 )
-def gemm_s8s8(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def gemm(mr: int, nv: int, kc: int, ku: int, c_local: int, ahead: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """s8 x s8: C[mr, nv*16] += A[mr, kc] @ B[kc, nv*16], k in fours, A made unsigned in registers."""
+    shape = GemmShape(mr, nv * LANES, kc, "int8", "int8", "int32", "int8", "int8", 4, False, bool(c_local))
     flip = tirx.call_extern(f"int32x{LANES}", SIGN_BITS)
-    return dot_gemm(_shape("int8", mr, nv, kc, c_local), LANES, ku, _dot, ahead=ahead, llvm=LLVM, flip=flip)
+    return dot_gemm(shape, LANES, ku, _dot, ahead=ahead, llvm=LLVM, flip=flip)

@@ -1,0 +1,82 @@
+"""Every file that a model wrote comes out of its transcript again, byte for byte, through every check, offline."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from qimeng_tvm.generate.shipped import file_of
+from qimeng_tvm.generate.tasks import tasks
+from qimeng_tvm.hardware import host
+from qimeng_tvm.llm.transcript import read_transcript
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+#: What is shipped, by the folder it goes to; the samples of the evaluation are no artefacts.
+TRANSCRIPTS = sorted(
+    path for kind in ("schedules", "tensorize_intrins") for path in (ROOT / "transcripts" / kind).rglob("*.json")
+)
+#: The machine that a task's files are checked for where this one lacks the instructions.
+OTHER = "zen5"
+
+
+def shipped(path):
+    return ROOT / path.relative_to(ROOT / "transcripts").with_suffix(".py")
+
+
+def test_what_should_be_written_by_a_model_is():
+    written = {path.relative_to(ROOT / "transcripts").with_suffix("").as_posix() for path in TRANSCRIPTS}
+    families = {f"tensorize_intrins/x86/{name}" for name in
+                ("avx2_f32", "avx512_bf16", "avx512_f32", "avx512_vnni_u8s8")}  # fmt: skip
+    assert written == {*families, "schedules/cpu/gemm", "schedules/cpu/gemv"}
+
+
+def test_such_files_are_left_as_they_came():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert sorted(config["tool"]["ruff"]["extend-exclude"]) == [
+        shipped(p).relative_to(ROOT).as_posix() for p in TRANSCRIPTS
+    ]
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+def test_the_header_says_what_the_transcript_says(path):
+    transcript = read_transcript(path)
+    assert transcript.task.split(" ", 1)[1].replace(".", "/") == "/".join(shipped(path).with_suffix("").parts[-2:])
+    assert file_of(transcript.task) == shipped(path).relative_to(ROOT).as_posix()
+    best = transcript.rounds[transcript.best]
+    assert best.verdict == "accepted"
+    head = shipped(path).read_text().splitlines()[0]
+    assert head.startswith(f"# author: {transcript.model}, prompt {transcript.prompt}, ")
+    assert head.endswith(f"the answer of round {transcript.best + 1}")
+    # What was asked first is kept, so that the answer can be judged by it.
+    assert transcript.rounds[0].asked[0].role == "user" and len(transcript.rounds[0].asked[0].content) > 5000
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+def test_it_is_replayed_byte_for_byte(qimeng, tmp_path, path):
+    kind, name = read_transcript(path).task.split(" ")
+    if kind == "rule":
+        if not host().has("avx2", "fma"):
+            pytest.skip("a rule is checked on operators that run here: needs AVX2 and FMA")
+        arguments = ["rule", "--operator", name.split(".")[1]]
+    else:
+        hardware = "host" if tasks()[name].runs_on(host()) else OTHER
+        arguments = ["intrinsic", "--dtype", name.split(".")[1], "--hardware", hardware]
+    done = qimeng("generate", *arguments, "--llm", "replay", "--out", tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "(the shipped file, byte for byte)" in done.stdout
+    made = tmp_path / shipped(path).relative_to(ROOT)
+    assert made.read_bytes() == shipped(path).read_bytes()
+    again = (tmp_path / path.relative_to(ROOT)).read_bytes()
+    assert again == path.read_bytes()
+
+
+def test_the_machines_own_family_comes_by_its_plain_name(qimeng, tmp_path):
+    done = qimeng("generate", "intrinsic", "--hardware", "host", "--dtype", "f32", "--llm", "replay", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (made,) = tmp_path.glob("tensorize_intrins/x86/*_f32.py")
+    assert made.read_bytes() == (ROOT / made.relative_to(tmp_path)).read_bytes()
