@@ -37,7 +37,7 @@ def test_a_family_is_written_and_used(run, tmp_path):
     assert result["family"].startswith("x86.avx2_f32_") and result["family"].endswith(".gemm")
     (own,) = (tmp_path / "data/qimeng_tvm/families/x86").glob("avx2_f32_*.py")
     assert own.read_text().startswith(
-        "# author: offline-exchange, prompt intrinsic@1, 2 rounds, the answer of round 2\n"
+        "# author: offline-exchange, prompt intrinsic@2, 2 rounds, the answer of round 2\n"
     )
     assert GOOD.strip() in own.read_text()
     assert (tmp_path / "data/qimeng_tvm/generated/transcripts/tensorize_intrins/x86/avx2_f32.json").is_file()
