@@ -15,6 +15,8 @@ params = xllamacpp.CommonParams()
 params.model.path = str(next(Path(found.submodule_search_locations[0]).glob("*.gguf")))
 params.n_ctx = 8192
 params.n_parallel = 1
+# A model this small may not find the end of its JSON: no answer takes longer than these tokens do.
+params.n_predict = 400
 params.port = 0
 params.cpuparams.n_threads = 2
 server = xllamacpp.Server(params)

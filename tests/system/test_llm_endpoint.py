@@ -52,7 +52,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def client(address):
-    return OpenAIClient(Endpoint("smollm2", f"{address}/v1", "none", 60.0, 0, 1.0))
+    return OpenAIClient(Endpoint("smollm2", f"{address}/v1", "none", 300.0, 0, 1.0))
 
 
 def test_words_come_back_counted(client):
