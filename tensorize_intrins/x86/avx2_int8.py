@@ -89,7 +89,7 @@ def _family(a_dtype: str, b_store: str) -> Any:
         uops=2,
         column_uops=0 if b_store == "int16" else 1,
         latency=1,  # of vpaddd: the products do not wait for the sum
-        mnemonics=("vpmaddwd", "vpaddd"),
+        mnemonics=("vpdpwssd|vpmaddwd", "vpdpwssd|vpaddd"),  # on cores with VNNI, LLVM makes one of the two
         version=2,
     )
 
