@@ -16,7 +16,7 @@ from qimeng_tvm.check.worker import Worker
 from qimeng_tvm.errors import CheckError
 from qimeng_tvm.generate.loop import Judged
 from qimeng_tvm.generate.sandbox import Pair
-from qimeng_tvm.generate.speed import Speed, density, timed_variants
+from qimeng_tvm.generate.speed import Speed, as_seen_by, density, timed_variants
 from qimeng_tvm.generate.tasks import IntrinsicTask
 from qimeng_tvm.generate.verdict import ACCEPTED, NOT_RUN, STAGES, Verdict, judge, lacking
 from qimeng_tvm.hardware import host
@@ -108,7 +108,7 @@ class IntrinsicSubject:
         return Judged(
             ACCEPTED,
             len(STAGES),
-            _told(measured, verdict.source, self.hardware),
+            _told(measured, verdict.source, self.task, self.hardware),
             verdict.source,
             score=measured.ratio or measured.best.share,
             enough=_enough(measured),
@@ -130,10 +130,10 @@ class IntrinsicSubject:
             theirs = timed_variants(self.reference)
             pairs = tuple(_trusted(self.reference, values) for values in theirs.values())
             contenders |= _specs("reference", self.reference, theirs, pairs, self.hardware)
-        here = self.task.runs_on(host())
+        here, seen = self.task.runs_on(host()), as_seen_by(family, self.hardware)
         with Worker(preload=("tvm",)) as worker:
             if here:
-                found = _answer(worker, "qimeng_tvm.generate.speed:time_intrinsics", contenders, self.hardware)
+                found = _answer(worker, "qimeng_tvm.generate.speed:time_intrinsics", contenders, seen)
             else:
                 # All of them are compiled and audited, none is run.
                 found = {
@@ -180,11 +180,11 @@ def _enough(measured: Measured) -> bool:
     return not measured.timed or measured.best.share >= ENOUGH_OF_PEAK
 
 
-def _told(measured: Measured, source: str, hardware: Hardware) -> str:
+def _told(measured: Measured, source: str, task: IntrinsicTask, hardware: Hardware) -> str:
     """Say how fast it is, against its own promise too."""
     if not measured.timed:
         return _told_statically(measured)
-    lines = [_line(label, speed, hardware) for label, speed in measured.own.items()]
+    lines = [_line(label, speed, task.uops / hardware.pipeline.fma) for label, speed in measured.own.items()]
     promise = _PROMISE.search(source)
     if promise is not None:
         lines.append(f"The promise was {promise[1]} % of peak for the best tile.")
@@ -203,12 +203,13 @@ def _told_statically(measured: Measured) -> str:
     return text
 
 
-def _line(label: str, speed: Speed, hardware: Hardware) -> str:
-    text = f"Tile {label}: {speed.share:.0%} of the measured peak"
+def _line(label: str, speed: Speed, cycles: float) -> str:
+    """Say how fast a tile is; ``cycles`` is what a product of vectors takes at peak."""
+    text = f"Tile {label}: {speed.share:.0%} of these instructions' measured peak"
     if label.startswith("1x") or not speed.share:
         return text
     rows, vectors = map(int, label.split(maxsplit=1)[0].split("x"))
-    ideal = rows * vectors / hardware.pipeline.fma
+    ideal = rows * vectors * cycles
     return f"{text}, {ideal / speed.share:.1f} cycles a k step where {ideal:.1f} would be peak."
 
 

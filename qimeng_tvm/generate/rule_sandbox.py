@@ -31,12 +31,15 @@ class Scheduled:
         The scheduled function, as TVM's JSON.
     intrins : tuple of str
         Canonical names of the intrinsics in its trace.
+    drawn : bool
+        The decisions were drawn at random: legal, not good.
     """
 
     request: Request
     values: Mapping[str, int | str]
     module: str
     intrins: tuple[str, ...]
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,12 +122,12 @@ def schedule_with(
         func, info = info_of(request, hardware)
         space = rule.space(info, hardware)
         task = Task(func, info, hardware, rule, space)
-        for values in _drawn(space, draws, np.random.default_rng([seed, number])):
+        for order, values in enumerate(_drawn(space, draws, np.random.default_rng([seed, number]))):
             told.clear()
             told.update({"operator": describe(request), **values})
             sch = build_schedule(task, values)
             text = "".join(tvm.ir.save_json(sch.mod["main"]))
-            made.append(Scheduled(request, values, text, names_in(str(sch.trace))))
+            made.append(Scheduled(request, values, text, names_in(str(sch.trace)), drawn=order > 0))
     return made
 
 

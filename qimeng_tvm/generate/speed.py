@@ -25,12 +25,15 @@ from qimeng_tvm.check.tile import IntrinsicSpec, Placement, buffer_shapes, tenso
 from qimeng_tvm.errors import CheckError
 from qimeng_tvm.generate.rule_sandbox import Scheduled
 from qimeng_tvm.hardware.model import Hardware
+from qimeng_tvm.hardware.tables import with_implied
 from qimeng_tvm.intrin import IntrinFamily
 from qimeng_tvm.numerics import make_inputs
 from qimeng_tvm.request import describe
 
 #: Multiply-adds of one call, about: enough that the call itself does not count.
 _WORK = 2_000_000
+#: Of every accumulator type that there is (float32, int32).
+_ACCUMULATOR_BITS = 32
 #: Samples of a millisecond: what a neighbour takes away for a moment is in few of them.
 _PLAN = replace(QUICK, repeats=15, total_seconds=0.03, again=2)
 
@@ -65,8 +68,23 @@ def timed_variants(family: IntrinFamily) -> dict[str, dict[str, int]]:
     return {label: {p: draft[p] for p in family.parameters} for label, draft in drafts.items()}
 
 
+def as_seen_by(family: IntrinFamily, hardware: Hardware) -> Hardware:
+    """Return the machine with a family's instructions and vectors alone: its peak is one that the family can reach."""
+    return replace(
+        hardware,
+        features=with_implied(hardware.isa, family.requires) & hardware.features,
+        vector_bits=_ACCUMULATOR_BITS * family.lanes,
+        vector_registers=family.registers,
+        peaks={},
+        peaks_all={},
+    )
+
+
 def time_intrinsics(contenders: Mapping[str, IntrinsicSpec], hardware: Hardware) -> dict[str, Speed]:
-    """Time micro-kernels of one operand type in turns; those that cannot be timed are left out."""
+    """Time micro-kernels of one operand type in turns; those that cannot be timed are left out.
+
+    ``hardware`` is the machine whose peak they are held against, see `as_seen_by`.
+    """
     calls = {label: _call(spec) for label, spec in contenders.items()}
     dtype = next(iter(contenders.values())).shape.a_dtype
     ceiling = Ceiling(hardware)

@@ -5,7 +5,7 @@ A new instruction set is a few rows here (and its folder of families); no code c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -92,6 +92,32 @@ CODEGEN_FEATURES: Mapping[str, frozenset[str]] = MappingProxyType(
         | {"zicond", "zve32x", "zve32f", "zve64x", "zve64f", "zve64d"},
     }
 )
+
+# isa -> feature -> features that it cannot be without, in LLVM's target description (X86.td), as far as the primitives
+# below ask for them.
+IMPLIED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "x86": {
+            "avxvnni": ("avx2",),
+            "avx512f": ("avx2", "fma"),
+            "avx512bw": ("avx512f",),
+            "avx512vnni": ("avx512f",),
+            "avx512bf16": ("avx512bw",),
+        },
+    }
+)
+
+
+def with_implied(isa: str, features: Iterable[str]) -> frozenset[str]:
+    """Return features and all that they imply."""
+    found: set[str] = set()
+    left = list(features)
+    while left:
+        feature = left.pop()
+        if feature not in found:
+            found.add(feature)
+            left += IMPLIED.get(isa, {}).get(feature, ())
+    return frozenset(found)
 
 
 def known_features(isa: str) -> frozenset[str]:

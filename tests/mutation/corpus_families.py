@@ -132,7 +132,7 @@ F32_MUTATIONS = [
     _family("f32-desc-other-product", "desc and impl both square A", "f32", "gemm",
             {SHAPES: [("return left * right", "return left * left")], FMA: [(_B, _FMA_A)], F32: []}, ("meaning",)),
     _family("f32-spills", "a tile too large for the registers", "f32", "gemm",
-            {F32: [("registers=16", "registers=32")]}, ("audit",), {**LOCAL, "mr": 6, "nv": 4, "kc": 64}, 0),
+            {F32: [("registers=16", "registers=64")]}, ("audit",), {**LOCAL, "mr": 10, "nv": 4, "kc": 64}, 0),
 ]  # fmt: skip
 
 _LOW, _HIGH = 'tirx.const(16, "int32")', 'tirx.const(-65536, "int32")'

@@ -1,14 +1,31 @@
 """`qimeng run --fresh`: a family written for one operator, checked, used alone, and found again later."""
 
 import json
+from pathlib import Path
 
 import pytest
-from adversarial.base import GOOD, TASK, block, spoiled
 
+from qimeng_tvm.generate.answer import code_of
+from qimeng_tvm.generate.tasks import task_for, tasks
 from qimeng_tvm.hardware import host
+from qimeng_tvm.llm.transcript import read_transcript
 
-pytestmark = pytest.mark.skipif(not TASK.runs_on(host()), reason="this machine has no AVX2 and FMA")
+pytestmark = pytest.mark.skipif(not tasks()["x86.avx2_f32"].runs_on(host()), reason="this machine has no AVX2 and FMA")
 LINE = "f32 gemm 96x96x64"
+
+
+@pytest.fixture(scope="module")
+def task():
+    """What this machine is asked for: the widest that it has."""
+    return task_for(host(), "f32")
+
+
+@pytest.fixture(scope="module")
+def answer(task):
+    """A recorded answer that is accepted."""
+    folder = Path(__file__).parents[2] / "transcripts/tensorize_intrins/x86"
+    recorded = read_transcript(folder / f"{task.module}.json")
+    return recorded.rounds[recorded.best].reply
 
 
 @pytest.fixture
@@ -27,31 +44,33 @@ def run(qimeng, tmp_path):
     return call
 
 
-def test_a_family_is_written_and_used(run, tmp_path):
+def test_a_family_is_written_and_used(run, tmp_path, task, answer):
     # What is wrong comes first: the second answer is the one that counts.
-    wrong = spoiled(("ko * ku + ki)", "ko * ku)"))
-    done = run(wrong, block(GOOD), more=["--json"])
+    wrong = answer.replace("ko * ku + ki)", "ko * ku)")
+    assert wrong != answer
+    done = run(wrong, answer, more=["--json"])
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["verified"] and result["audited"]
-    assert result["family"].startswith("x86.avx2_f32_") and result["family"].endswith(".gemm")
-    (own,) = (tmp_path / "data/qimeng_tvm/families/x86").glob("avx2_f32_*.py")
+    assert result["family"].startswith(f"{task.key}_") and result["family"].endswith(".gemm")
+    (own,) = (tmp_path / "data/qimeng_tvm/families/x86").glob(f"{task.module}_*.py")
     assert own.read_text().startswith(
         "# author: offline-exchange, prompt intrinsic@2, 2 rounds, the answer of round 2\n"
     )
-    assert GOOD.strip() in own.read_text()
-    assert (tmp_path / "data/qimeng_tvm/generated/transcripts/tensorize_intrins/x86/avx2_f32.json").is_file()
+    assert code_of(answer, False).source.strip() in own.read_text()
+    conversations = tmp_path / "data/qimeng_tvm/generated/transcripts/tensorize_intrins/x86"
+    assert (conversations / f"{task.module}.json").is_file()
     second = (tmp_path / "asked/002.request.md").read_text()
     assert "Refused at the stage 'numbers'" in second
     # Without a word about it the shipped family serves.
     plain = run(more=["--json", "--out", "again"])
-    assert json.loads(plain.stdout)["family"] == "x86.avx2_f32.gemm"
+    assert json.loads(plain.stdout)["family"] == f"{task.key}.gemm"
 
 
-def test_no_good_answer_makes_no_operator(run, tmp_path):
+def test_no_good_answer_makes_no_operator(run, tmp_path, task):
     done = run("I would rather not.")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "no answer to intrinsic x86.avx2_f32 passed the checks in 1 round" in done.stderr
+    assert f"no answer to intrinsic {task.key} passed the checks in 1 round" in done.stderr
     assert not (tmp_path / "data/qimeng_tvm/families").exists()
     assert not list(tmp_path.glob("qimeng-out/*/operator.so"))
 
@@ -61,6 +80,6 @@ def test_fresh_needs_somebody_who_writes(run):
     assert done.returncode == 2 and "say who with --llm" in done.stderr
 
 
-def test_operands_without_a_primitive_are_told(run):
-    done = run(block(GOOD), line="f16 gemm 8x8x8")
+def test_operands_without_a_primitive_are_told(run, answer):
+    done = run(answer, line="f16 gemm 8x8x8")
     assert done.returncode == 2 and "Traceback" not in done.stderr
