@@ -18,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Have a language model write famili
 
 Out = Annotated[Path, typer.Option(help="Folder of the result and its transcript.")]
 Beam = Annotated[int, typer.Option(min=1, help="Conversations kept side by side.")]
+Timed = Annotated[bool, typer.Option("--timed", help="With --llm replay: time what was kept on this machine, again.")]
 
 
 @app.command()
@@ -33,6 +34,7 @@ def intrinsic(
     ] = None,
     budget: Spending = None,
     restart: Restart = False,
+    timed: Timed = False,
 ) -> None:
     """Have a tensorize intrinsic family written, checked and timed."""
     from qimeng_tvm.generate.intrinsic import IntrinsicSubject
@@ -43,7 +45,7 @@ def intrinsic(
     machine = Hardware.load(hardware)
     task = task_for(machine, dtype)
     subject = IntrinsicSubject(task, machine, reference_for(task, reference))
-    _produce(subject, llm, out, rounds, beam, budget, restart)
+    _produce(subject, llm, out, rounds, beam, budget, restart, timed)
 
 
 @app.command()
@@ -58,6 +60,7 @@ def rule(
     ] = None,
     budget: Spending = None,
     restart: Restart = False,
+    timed: Timed = False,
 ) -> None:
     """Have a schedule rule written, checked on whole operators, and timed on this machine."""
     from qimeng_tvm.generate.rule import RuleSubject, reference_rule
@@ -66,11 +69,11 @@ def rule(
 
     task = rule_task(operator)
     subject = RuleSubject(task, Hardware.host(), reference_rule(task, reference))
-    _produce(subject, llm, out, rounds, beam, budget, restart)
+    _produce(subject, llm, out, rounds, beam, budget, restart, timed)
 
 
 def _produce(
-    subject: Subject, llm: str, out: Path, rounds: int, beam: int, spending: str | None, restart: bool
+    subject: Subject, llm: str, out: Path, rounds: int, beam: int, spending: str | None, restart: bool, timed: bool
 ) -> None:
     from qimeng_tvm.generate.produce import produce
     from qimeng_tvm.llm import choose_client
@@ -83,7 +86,9 @@ def _produce(
 
     budget = budget_of(spending)
     client = choose_client(llm, say)
-    produced = produce(subject, client, out, rounds=rounds, beam=beam, budget=budget, restart=restart, say=say)
+    produced = produce(
+        subject, client, out, rounds=rounds, beam=beam, budget=budget, restart=restart, timed=timed, say=say
+    )
     _show(produced, Console(highlight=False))
 
 

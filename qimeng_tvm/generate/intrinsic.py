@@ -214,7 +214,12 @@ def _line(label: str, speed: Speed, cycles: float) -> str:
 
 
 def _checked_on(subject: IntrinsicSubject, measured: Measured) -> str:
-    return subject.machine if measured.timed else f"an emulator of {subject.machine}"
+    if not measured.timed:
+        return f"an emulator of {subject.machine}"
+    here = host()
+    if subject.hardware.fingerprint == here.fingerprint:
+        return subject.machine
+    return f"{here.name} ({here.cpu}) with code for {subject.machine}"
 
 
 def header(verdict: Verdict, subject: IntrinsicSubject, measured: Measured) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -265,7 +265,7 @@ class _Record:
             prompt=self.subject.prompt.label,
             model=self.model,
             machine=self.subject.machine,
-            date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            date=_today(),
             rounds=tuple(self.rounds),
             best=self.best_round,
             header=self._header(),
@@ -296,11 +296,21 @@ class _Resumed:
         return self._known.find(request) or self._client.ask(request)
 
 
-def replay(subject: Subject, transcript: Transcript, say: Say = lambda _: None) -> Written:
+def replay(subject: Subject, transcript: Transcript, timed: bool = False, say: Say = lambda _: None) -> Written:
     """Go through a transcript again: every answer is judged anew, and the file comes out as it did then.
 
-    Nothing is timed: which answer was kept, and how fast it was, is in the transcript. An answer that this machine
-    cannot run goes through the checks that need not run it.
+    Parameters
+    ----------
+    subject : Subject
+        What was written.
+    transcript : Transcript
+        The conversation.
+    timed : bool
+        Time the answer that was kept, on this machine, and tell its speed in the transcript and the head of the file.
+        Else nothing is timed, what they tell stays, and an answer that this machine cannot run goes through the checks
+        that need not run it.
+    say : callable
+        Told of every round.
 
     Raises
     ------
@@ -309,7 +319,9 @@ def replay(subject: Subject, transcript: Transcript, say: Say = lambda _: None) 
     """
     best: Judged | None = None
     for index, recorded in enumerate(transcript.rounds):
-        judged = subject.judge(Reply(recorded.reply, transcript.model, truncated=recorded.truncated), timed=False)
+        kept = index == transcript.best
+        reply = Reply(recorded.reply, transcript.model, truncated=recorded.truncated)
+        judged = subject.judge(reply, timed=timed and kept)
         say(f"{recorded.purpose}: {judged.stage}. {' '.join(judged.findings.split())[:200]}")
         if judged.stage != recorded.verdict and not (judged.stage == NOT_RUN and recorded.verdict in RUN_STAGES):
             found = " ".join(judged.findings.split())[:300]
@@ -317,6 +329,31 @@ def replay(subject: Subject, transcript: Transcript, say: Say = lambda _: None) 
                 f"{recorded.purpose} stopped at '{recorded.verdict}' when it was recorded, "
                 f"and at '{judged.stage}' now: {found}"
             )
-        if index == transcript.best:
-            best = replace(judged, header=transcript.header)
+        if kept:
+            best = judged
+    if timed and best is not None:
+        transcript = _told_anew(subject, transcript, best)
     return Written(transcript, best)
+
+
+def _told_anew(subject: Subject, transcript: Transcript, best: Judged) -> Transcript:
+    """Return a transcript with what the checks say now of the answer that was kept; what was fed back then stays."""
+    rounds = list(transcript.rounds)
+    kept = rounds[transcript.best]
+    last = transcript.best == len(rounds) - 1
+    rounds[transcript.best] = kept.model_copy(
+        update={"speed": round(best.score, 4), "findings": best.findings if last else kept.findings}
+    )
+    author = transcript.header.partition("\n")[0]
+    return transcript.model_copy(
+        update={
+            "machine": subject.machine,
+            "date": _today(),
+            "rounds": tuple(rounds),
+            "header": f"{author}\n{best.header}",
+        }
+    )
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()

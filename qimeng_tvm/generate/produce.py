@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qimeng_tvm.errors import GenerateError
+from qimeng_tvm.errors import GenerateError, UsageError
 from qimeng_tvm.files import write_atomic
 from qimeng_tvm.generate.loop import Subject, Written, replay, write
 from qimeng_tvm.generate.reference import modules_in
@@ -46,6 +46,7 @@ def produce(
     beam: int = 1,
     budget: Budget | None = None,
     restart: bool = False,
+    timed: bool = False,
     say: Say = lambda _: None,
 ) -> Produced:
     """Have something written, checked and put where it belongs.
@@ -65,6 +66,8 @@ def produce(
         What it may spend.
     restart : bool
         Begin again though there is a transcript of an earlier run in ``out``.
+    timed : bool
+        Of recorded answers: time the one that was kept on this machine, see :func:`~qimeng_tvm.generate.loop.replay`.
     say : callable
         Told of every round.
 
@@ -72,11 +75,15 @@ def produce(
     ------
     GenerateError
         If no answer passed the checks; the transcript is kept.
+    UsageError
+        If answers that are not recorded are to be timed again.
     """
+    if timed and not isinstance(client, ReplayClient):
+        raise UsageError("--timed times recorded answers again (--llm replay); others are timed as they come")
     file = file_of(subject.label)
     path, transcript = out / file, (out / "transcripts" / file).with_suffix(".json")
     if isinstance(client, ReplayClient):
-        written = replay(subject, client.transcript(subject.label), say)
+        written = replay(subject, client.transcript(subject.label), timed, say)
         _save(transcript, lambda: written.transcript.write(transcript))
     else:
         if restart:

@@ -416,7 +416,7 @@ def test_another_machine_is_not_measured_here(tmp_path: Path, counted: list[str]
 
 def test_shipped_profiles_are_there() -> None:
     assert hw.names()[0] == "host"
-    assert {"zen3", "zen5", "sapphire_rapids", "cascade_lake"} <= set(hw.names())
+    assert {"zen3", "zen5", "sapphire_rapids", "cascade_lake", "skylake_sp"} <= set(hw.names())
 
 
 @pytest.mark.parametrize("name", hw.names()[1:])

@@ -1,11 +1,11 @@
 """The loop that has something written: what is asked, what is fed back, what is kept, and how it goes on or repeats."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from qimeng_tvm.errors import BudgetError, GenerateError, LLMError, TranscriptError
+from qimeng_tvm.errors import BudgetError, GenerateError, LLMError, TranscriptError, UsageError
 from qimeng_tvm.generate.evaluate import evaluate, summary
 from qimeng_tvm.generate.loop import Judged, feedback, replay, write
 from qimeng_tvm.generate.produce import produce
@@ -124,6 +124,34 @@ def test_replay_gives_the_file_byte_for_byte_and_times_nothing(tmp_path):
     again = produce(Word(), ReplayClient(tmp_path / "a" / "transcripts"), tmp_path / "b")
     assert again.path.read_bytes() == first.path.read_bytes()
     assert again.transcript.read_bytes() == first.transcript.read_bytes()
+
+
+def test_what_was_kept_is_timed_again_and_told(tmp_path):
+    first = produce(Word(), Says(["numbers", "accepted 0.9", "accepted 0.7"]), tmp_path / "a", rounds=3)
+    recorded = first.written.transcript
+
+    @dataclass(frozen=True)
+    class Elsewhere(Word):
+        machine: str = "another machine"
+
+        def judge(self, reply, timed=True):
+            judged = super().judge(reply, timed)
+            return replace(judged, score=0.5, header="# slow\n", findings="slower") if timed else judged
+
+    again = produce(Elsewhere(), ReplayClient(tmp_path / "a" / "transcripts"), tmp_path / "b", timed=True)
+    head, *rest = first.path.read_text().splitlines(keepends=True)
+    assert again.path.read_text() == "".join([head, "# slow\n", *rest[1:]])
+    told = again.written.transcript
+    assert told.machine == "another machine" and told.best == 1 and told.rounds[1].speed == 0.5
+    # What the third answer was asked with is what was found then.
+    assert told.rounds[1].findings == recorded.rounds[1].findings
+    assert (told.rounds[0], told.rounds[2]) == (recorded.rounds[0], recorded.rounds[2])
+    assert read_transcript(again.transcript) == told
+
+
+def test_only_what_is_recorded_is_timed_again(tmp_path):
+    with pytest.raises(UsageError, match="--timed times recorded answers"):
+        produce(Word(), Says(["accepted 1.0"]), tmp_path, timed=True)
 
 
 def test_replay_says_when_the_checks_have_become_stricter(tmp_path):
