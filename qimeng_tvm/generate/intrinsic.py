@@ -184,7 +184,9 @@ def _told(measured: Measured, source: str, task: IntrinsicTask, hardware: Hardwa
     """Say how fast it is, against its own promise too."""
     if not measured.timed:
         return _told_statically(measured)
-    lines = [_line(label, speed, task.uops / hardware.pipeline.fma) for label, speed in measured.own.items()]
+    # Of several instructions for each product some run on other ports: their cycles at peak are not known.
+    cycles = 1 / hardware.pipeline.fma if task.uops == 1 else 0.0
+    lines = [_line(label, speed, cycles) for label, speed in measured.own.items()]
     promise = _PROMISE.search(source)
     if promise is not None:
         lines.append(f"The promise was {promise[1]} % of peak for the best tile.")
@@ -204,10 +206,10 @@ def _told_statically(measured: Measured) -> str:
 
 
 def _line(label: str, speed: Speed, cycles: float) -> str:
-    """Say how fast a tile is; ``cycles`` is what a product of vectors takes at peak."""
+    """Say how fast a tile is; ``cycles`` is what a product of vectors takes at peak, 0: not known."""
     text = f"Tile {label}: {speed.share:.0%} of these instructions' measured peak"
-    if label.startswith("1x") or not speed.share:
-        return text
+    if label.startswith("1x") or not speed.share or not cycles:
+        return f"{text}."
     rows, vectors = map(int, label.split(maxsplit=1)[0].split("x"))
     ideal = rows * vectors * cycles
     return f"{text}, {ideal / speed.share:.1f} cycles a k step where {ideal:.1f} would be peak."
