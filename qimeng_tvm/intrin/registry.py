@@ -104,7 +104,7 @@ def family(key: str) -> IntrinFamily:
 def families_for(
     isa: str, dtypes: tuple[str, str, str], features: Iterable[str], kind: str = "gemm"
 ) -> tuple[IntrinFamily, ...]:
-    """Return the families that compute ``dtypes`` with those features, the widest first.
+    """Return the families that compute ``dtypes`` with those features, the one that does most an instruction first.
 
     The user's own serve where nothing shipped does, and where they are asked for (`only`).
     """
@@ -119,7 +119,7 @@ def families_for(
         and (not _only or f.key in _only)
     ]
     fitting = [f for f in fitting if not f.build.__module__.startswith(_OWN) or _only] or fitting
-    return tuple(sorted(fitting, key=lambda f: (-f.lanes * f.k_pack, f.key)))
+    return tuple(sorted(fitting, key=lambda f: (-f.lanes * f.k_step / f.uops, f.key)))
 
 
 def ensure_registered(name: str) -> None:

@@ -1,10 +1,12 @@
 """Every file that a model wrote comes out of its transcript again, byte for byte, through every check, offline."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from qimeng_tvm.generate.evaluate import attempt_of
 from qimeng_tvm.generate.shipped import file_of
 from qimeng_tvm.generate.tasks import tasks
 from qimeng_tvm.hardware import host
@@ -22,6 +24,7 @@ TRANSCRIPTS = sorted(
 )
 #: The machine that a task's files are checked for where this one lacks the instructions.
 OTHER = "zen5"
+EVALUATED = sorted((ROOT / "transcripts" / "eval").glob("*.json"))
 
 
 def shipped(path):
@@ -30,8 +33,8 @@ def shipped(path):
 
 def test_what_should_be_written_by_a_model_is():
     written = {path.relative_to(ROOT / "transcripts").with_suffix("").as_posix() for path in TRANSCRIPTS}
-    families = {f"tensorize_intrins/x86/{name}" for name in
-                ("avx2_f32", "avx512_bf16", "avx512_f32", "avx512_vnni_u8s8")}  # fmt: skip
+    names = ("avx2_f32", "avx512_bf16", "avx512_f32", "avx512_vnni_u8s8", "avx512bw_u8s8", "avx512f_bf16")
+    families = {f"tensorize_intrins/x86/{name}" for name in names}
     assert written == {*families, "schedules/cpu/gemm", "schedules/cpu/gemv"}
 
 
@@ -80,3 +83,28 @@ def test_the_machines_own_family_comes_by_its_plain_name(qimeng, tmp_path):
     assert done.returncode == 0, done.stderr
     (made,) = tmp_path.glob("tensorize_intrins/x86/*_f32.py")
     assert made.read_bytes() == (ROOT / made.relative_to(tmp_path)).read_bytes()
+
+
+def test_every_task_was_put_to_a_model_three_times():
+    samples = {f"{key}.{sample}" for key in tasks() for sample in (1, 2, 3)}
+    assert {path.stem for path in EVALUATED} == samples and len(tasks()) >= 20
+    plain = {path.stem for path in (ROOT / "transcripts" / "eval" / "vanilla").glob("*.json")}
+    assert plain == {f"x86.{dtype}.{sample}" for dtype in ("f32", "bf16", "u8s8", "s8s8") for sample in (1, 2, 3)}
+
+
+def test_what_the_evaluation_says_is_what_its_transcripts_say():
+    attempts = [attempt_of(read_transcript(path)) for path in EVALUATED]
+    text = " ".join((ROOT / "docs" / "benchmarks.md").read_text().split())
+    right = sum(a.first for a in attempts)
+    assert f"{right} of {len(attempts)} first answers passed every check" in text
+
+
+@pytest.mark.parametrize("key", ["x86.avx2_f32", "x86.fma_f32", "arm.neon_f32", "riscv.rvv_f32"])
+def test_a_sample_of_the_evaluation_passes_again(qimeng, tmp_path, key):
+    done = qimeng("eval", "generate", "--tasks", key, "--llm", "replay", "--out", tmp_path, "--json", timeout=600)
+    if "none of the tasks could be checked on this machine" in done.stderr:
+        pytest.skip(f"{key} cannot be run here")
+    assert done.returncode == 0, done.stderr
+    (task,) = json.loads(done.stdout)["tasks"]
+    assert task["pass@1"] == 1.0 and task["attempts"][0]["stages"] == ["accepted"]
+    assert task["attempts"][0]["score"] > 0.05
