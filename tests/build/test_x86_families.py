@@ -40,6 +40,8 @@ KERNELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "x86.avx512_bf16.gemm": (("znver5", "cooperlake", "sapphirerapids"), ("8x3", "14x2")),
     "x86.avx512_vnni_u8s8.gemm": (("znver5", "cascadelake"), ("8x3", "3x9")),
     "x86.avx512_vnni_s8s8.gemm": (("znver5", "cascadelake", "sapphirerapids"), ("12x2", "5x4")),
+    "x86.avx512bw_u8s8.gemm": (("skylake-avx512", "icelake-server"), ("6x4", "8x2")),
+    "x86.avx512f_bf16.gemm": (("skylake-avx512", "cascadelake"), ("3x6", "8x2")),
     "x86.avxvnni_int8.gemm_u8s8": (("alderlake",), ("6x2", "4x3")),
     "x86.avxvnni_int8.gemm_s8s8": (("alderlake",), ("5x2", "12x1")),
 }
@@ -104,17 +106,18 @@ def test_kernels_that_spill_do_not_fit(key: str, kernel: str) -> None:
     ("cpu", "a", "modules"),
     [
         ("znver5", "float32", "avx512_f32 avx2_f32"),
-        ("znver5", "bfloat16", "avx512_bf16 avx2_bf16"),
-        ("znver5", "uint8", "avx512_vnni_u8s8 avxvnni_int8 avx2_int8"),
+        ("znver5", "bfloat16", "avx512_bf16 avx512f_bf16 avx2_bf16"),
+        ("znver5", "uint8", "avx512_vnni_u8s8 avxvnni_int8 avx512bw_u8s8 avx2_int8"),
         ("znver5", "int8", "avx512_vnni_s8s8 avxvnni_int8 avx2_int8"),
-        ("cascadelake", "bfloat16", "avx2_bf16"),
+        ("cascadelake", "bfloat16", "avx512f_bf16 avx2_bf16"),
+        ("skylake-avx512", "uint8", "avx512bw_u8s8 avx2_int8"),
         ("cascadelake", "int8", "avx512_vnni_s8s8 avx2_int8"),
         ("alderlake", "uint8", "avxvnni_int8 avx2_int8"),
         ("znver3", "int8", "avx2_int8"),
         ("x86-64", "float32", ""),
     ],
 )
-def test_the_widest_comes_first(cpu: str, a: str, modules: str) -> None:
+def test_the_one_that_does_most_an_instruction_comes_first(cpu: str, a: str, modules: str) -> None:
     b, acc = ("int8", "int32") if a.endswith("int8") else (a, "float32")
     found = families_for("x86", (a, b, acc), llvm_features(cpu, TRIPLE))
     assert [f.module for f in found] == modules.split()
