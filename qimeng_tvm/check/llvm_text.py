@@ -1,6 +1,7 @@
 """What LLVM IR from a model may say: declarations of allowed intrinsics, and straight-line functions made of them.
 
-No inline or module assembly, no globals, no calls out, no branches, no addresses made from numbers.
+No module assembly, no globals, no calls out, no branches, no addresses made from numbers. Inline assembly only where it
+is allowed, and then one named instruction at a time, on registers alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ _DECLARE = re.compile(r"^declare\s+(?P<type>[^@]+?)\s*@(?P<name>[\w.]+)\s*\((?P<
 _DEFINE = re.compile(r"^define\s+(?P<before>[^@]*)@(?P<name>[\w.]+)\s*\((?P<args>[^()]*)\)\s*(?P<rest>[^{]*)\{$")
 _CALL = re.compile(r"^(?:%[\w.]+\s*=\s*)?(?:tail\s+|musttail\s+|notail\s+)?call\s+[^@(]*@(?P<name>[\w.]+)\s*\(")
 _VALUE = re.compile(r"^%[\w.]+\s*=\s*(?P<code>[a-z]+)\b")
+_ASM = re.compile(
+    r'^(?:%[\w.]+\s*=\s*)?(?:tail\s+)?call\s+[^"@]*?\basm\s+(?:sideeffect\s+)?"(?P<text>[^"]*)"\s*,\s*'
+    r'"(?P<constraints>[^"]*)"\s*\([^"@]*\)[\w\s():,]*$'
+)
+#: An instruction on the operands of its asm alone: no memory, no registers by name, nothing behind it.
+_OPERAND = r"(?:\$\d+|\$\{\d+(?::\w)?\})(?:\.\w+(?:\[\d+\])?)?"
+_INSTRUCTION = re.compile(rf"(?P<name>[a-z][\w.]*)\s+{_OPERAND}(?:\s*,\s*{_OPERAND})*")
+#: Registers (x86: v, x, r; AArch64: w; RISC-V: vr), an operand that is another one too, flags.
+_CONSTRAINT = re.compile(r"=?&?(?:v|x|w|r|vr)|\d|~\{(?:dirflag|fpsr|flags)\}")
 _WORDS = frozenset(
     "alwaysinline nounwind willreturn readnone readonly noinline memory none speculatable mustprogress nosync nofree "
     "norecurse uwtable argmem read write nocallback".split()
@@ -43,7 +53,7 @@ def _lines(text: str) -> Iterator[str]:
             yield re.sub(r"\s+", " ", bare)
 
 
-def llvm_findings(text: str, allowed: Collection[str]) -> Iterator[str]:
+def llvm_findings(text: str, allowed: Collection[str], asm: Collection[str] = ()) -> Iterator[str]:
     """Yield what may not stand in a text of LLVM IR.
 
     Parameters
@@ -52,6 +62,8 @@ def llvm_findings(text: str, allowed: Collection[str]) -> Iterator[str]:
         LLVM assembly.
     allowed : collection of str
         Intrinsics that may be declared and called.
+    asm : collection of str
+        Instructions that may be written as inline assembly; none: no inline assembly.
     """
     lines = list(_lines(text))
     if len(lines) > MAX_LINES:
@@ -60,7 +72,9 @@ def llvm_findings(text: str, allowed: Collection[str]) -> Iterator[str]:
     own = set(defined_functions(text))
     inside = False
     for line in lines:
-        if '"' in line and not re.fullmatch(r'[^"]*("target-(cpu|features)"="[\w+,.-]*"\s*)*[^"]*', line):
+        if asm and inside and (assembly := _ASM.match(line)):
+            yield from _assembly(assembly["text"], assembly["constraints"], asm)
+        elif '"' in line and not re.fullmatch(r'[^"]*("target-(cpu|features)"="[\w+,.-]*"\s*)*[^"]*', line):
             yield f"{line[:60]!r} holds a quoted text: only target-cpu and target-features are"
         elif not inside:
             inside = yield from _outside(line, allowed)
@@ -70,6 +84,19 @@ def llvm_findings(text: str, allowed: Collection[str]) -> Iterator[str]:
             yield from _body(line, allowed, own)
     if inside:
         yield "a function is not closed"
+
+
+def _assembly(text: str, constraints: str, asm: Collection[str]) -> Iterator[str]:
+    """Check inline assembly; an empty one only hides a value from the optimizer."""
+    instruction = _INSTRUCTION.fullmatch(text.strip())
+    if text.strip() and (instruction is None or instruction["name"] not in asm):
+        yield (
+            f"the assembly {text[:60]!r} is not allowed: one instruction ({', '.join(sorted(asm))}) on its operands, "
+            'as in "vdpbf16ps $3, $2, $0"'
+        )
+    odd = [c for c in constraints.split(",") if not _CONSTRAINT.fullmatch(c.strip())]
+    if odd:
+        yield f"the constraints {', '.join(odd)} of the assembly are not allowed: registers only"
 
 
 def _outside(line: str, allowed: Collection[str]) -> Generator[str, None, bool]:

@@ -60,6 +60,8 @@ class Policy:
         LLVM intrinsics that may be called, by name; ``llvm.x86.*`` stands for all that begin so.
     classes : bool
         Whether it may define classes.
+    asm : frozenset of str
+        Instructions that its LLVM text may hold as inline assembly.
     """
 
     modules: Mapping[str, frozenset[str]]
@@ -67,6 +69,7 @@ class Policy:
     attributes: frozenset[str]
     llvm: frozenset[str]
     classes: bool = False
+    asm: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,7 @@ class _Reader:
         if text is None:
             yield "the LLVM text must be a constant of the module, put together from literal texts"
             return
-        yield from (f"in the LLVM text, {found}" for found in llvm_findings(text, self.policy.llvm))
+        yield from (f"in the LLVM text, {found}" for found in llvm_findings(text, self.policy.llvm, self.policy.asm))
 
     def _llvm_texts(self) -> Iterator[str]:
         for node in ast.walk(self.tree):

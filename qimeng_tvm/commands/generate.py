@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,10 @@ app = typer.Typer(no_args_is_help=True, help="Have a language model write famili
 
 Out = Annotated[Path, typer.Option(help="Folder of the result and its transcript.")]
 Beam = Annotated[int, typer.Option(min=1, help="Conversations kept side by side.")]
+AllowAsm = Annotated[
+    bool,
+    typer.Option("--allow-asm", help="Let the answer hold its instructions as inline assembly too."),
+]
 Timed = Annotated[bool, typer.Option("--timed", help="With --llm replay: time what was kept on this machine, again.")]
 
 
@@ -35,6 +40,7 @@ def intrinsic(
     budget: Spending = None,
     restart: Restart = False,
     timed: Timed = False,
+    allow_asm: AllowAsm = False,
 ) -> None:
     """Have a tensorize intrinsic family written, checked and timed."""
     from qimeng_tvm.generate.intrinsic import IntrinsicSubject
@@ -43,7 +49,7 @@ def intrinsic(
     from qimeng_tvm.hardware import Hardware
 
     machine = Hardware.load(hardware)
-    task = task_for(machine, dtype)
+    task = replace(task_for(machine, dtype), inline_asm=allow_asm)
     subject = IntrinsicSubject(task, machine, reference_for(task, reference))
     _produce(subject, llm, out, rounds, beam, budget, restart, timed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,7 @@ class Wanted:
     dtype: str
     operator: str
     manual: tuple[Path, ...]
+    allow_asm: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def _intrinsic(wanted: Wanted) -> Request:
     from qimeng_tvm.hardware import load
 
     machine = load(wanted.hardware or "host")
-    return _first(IntrinsicSubject(task_for(machine, wanted.dtype), machine))
+    task = replace(task_for(machine, wanted.dtype), inline_asm=wanted.allow_asm)
+    return _first(IntrinsicSubject(task, machine))
 
 
 def _rule(wanted: Wanted) -> Request:
@@ -100,7 +102,7 @@ def _hardware(wanted: Wanted) -> Request:
 #: Every prompt, by its template's name.
 PROMPTS: Mapping[str, Shown] = {
     "hardware": Shown("a machine's profile, read out of its manual", ("manual",), (), _hardware),
-    "intrinsic": Shown("a tensorize intrinsic family", ("dtype",), ("hardware",), _intrinsic),
+    "intrinsic": Shown("a tensorize intrinsic family", ("dtype",), ("hardware", "allow-asm"), _intrinsic),
     "proposal": Shown("what to try of a rule's decisions for an operator", ("operator",), ("hardware",), _proposal),
     "rule": Shown("a schedule rule (--operator gemm or gemv)", ("operator",), ("hardware",), _rule),
     "vanilla": Shown("a C GEMM asked for in one sentence, the baseline", ("dtype",), ("hardware",), _vanilla),
@@ -127,6 +129,7 @@ def show(
     manual: Annotated[
         list[Path] | None, typer.Option("--manual", help="Text about a machine; may be repeated.")
     ] = None,
+    allow_asm: Annotated[bool, typer.Option("--allow-asm", help="As of `qimeng generate intrinsic`.")] = False,
 ) -> None:
     """Print exactly what would be sent, with the JSON schema of the answer where there is one."""
     from qimeng_tvm.errors import UsageError
@@ -134,11 +137,12 @@ def show(
 
     if name not in PROMPTS:
         raise UsageError(f"there is no prompt {name!r}; there are {', '.join(PROMPTS)}")
-    shown, wanted = PROMPTS[name], Wanted(hardware, dtype, operator, tuple(manual or ()))
+    shown, wanted = PROMPTS[name], Wanted(hardware, dtype, operator, tuple(manual or ()), allow_asm)
     missing = [o for o in shown.needs if not getattr(wanted, o)]
     if missing:
         raise UsageError(f"to fill in the prompt {name}, give --{' and --'.join(missing)}")
-    strange = [o for o, v in vars(wanted).items() if v and o not in (*shown.needs, *shown.takes)]
+    given = [option.replace("_", "-") for option, value in vars(wanted).items() if value]
+    strange = [o for o in given if o not in (*shown.needs, *shown.takes)]
     if strange:
         raise UsageError(f"the prompt {name} does not depend on --{strange[0]}: leave it out")
     typer.echo(readable(shown.request(wanted)), nl=False)

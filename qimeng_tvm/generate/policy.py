@@ -38,4 +38,5 @@ def family_policy(task: IntrinsicTask) -> Policy:
         },
         attributes=frozenset(f"{_SHAPE} {_AXIS}".split()),
         llvm=frozenset(p.llvm for p in task.primitives),
+        asm=frozenset(task.asm_mnemonics if task.inline_asm else ()),
     )

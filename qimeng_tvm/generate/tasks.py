@@ -68,6 +68,8 @@ class IntrinsicTask:
         Layout of narrow operands, and what the instruction wants.
     version : int
         Of the family: raised when a file of that name had another text before.
+    inline_asm : bool
+        Its LLVM text may hold the primitives as inline assembly too. Not of the facts files: the user's to allow.
     """
 
     isa: str
@@ -87,6 +89,13 @@ class IntrinsicTask:
     primitives: tuple[Primitive, ...]
     notes: str = ""
     version: int = 1
+    inline_asm: bool = False
+
+    @property
+    def asm_mnemonics(self) -> tuple[str, ...]:
+        """What inline assembly may hold, where it is allowed."""
+        named = [m for group in self.mnemonics for m in group.split("|")]
+        return tuple(sorted({*named, *(p.mnemonic for p in self.primitives)}))
 
     @property
     def key(self) -> str:

@@ -63,3 +63,32 @@ def test_tasks_by_type_and_by_name():
     assert task_for(load("zen3"), "bf16").module == "avx2_bf16"
     assert task_for(load("zen5"), "bf16").module == "avx512_bf16"
     assert task_for(load("zen3"), "avx512_f32").key == "x86.avx512_f32"
+
+
+def test_inline_assembly_where_it_is_allowed():
+    llvm = (
+        "define <8 x float> @qimeng_fma(<8 x float> %c, <8 x float> %a, <8 x float> %b) alwaysinline {\n"
+        '  %r = call <8 x float> asm "vfmadd231ps $3, $2, $0", "=x,0,x,x"'
+        "(<8 x float> %c, <8 x float> %a, <8 x float> %b)\n"
+        "  ret <8 x float> %r\n}\n"
+    )
+    step = GOOD[GOOD.index("        return tirx.call_llvm_pure_intrin(") : GOOD.index("    @T.prim_func")]
+    source = (
+        GOOD.replace("LANES = 8\n", f"LANES = 8\nLLVM = {llvm!r}\n", 1)
+        .replace("registers=16", "registers=16, scratch=2")  # LLVM cannot move what it does not know
+        .replace(
+            step,
+            "        return tirx.call_extern(\n"
+            '            VEC, "qimeng_fma", acc.vload([slot(x, y)], VEC),\n'
+            "            tirx.Broadcast(load(a, s.a_index(i, k)), LANES), b.vload([k, j * LANES], VEC)\n"
+            "        )\n\n",
+        )
+        .replace(
+            "            acc = T.alloc_buffer(",
+            '            T.attr(0, "pragma_import_llvm", LLVM)\n            acc = T.alloc_buffer(',
+        )
+    )
+    refused = judge(reply(source), TASK, host())
+    assert refused.stage == "source" and "quoted text" in refused.findings
+    verdict = judge(reply(source), replace(TASK, inline_asm=True), host())
+    assert verdict.ok, (verdict.stage, verdict.findings)

@@ -1,5 +1,6 @@
 """The allow-list for source and LLVM text from a model: what it refuses, and that it lets good families through."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,48 @@ def test_a_plain_helper_in_llvm_passes_and_may_be_called():
 def test_what_may_not_stand_in_llvm_text(old, new, says):
     assert old in GOOD
     found = list(llvm_findings(GOOD.replace(old, new, 1), BF16.llvm))
+    assert any(says in f for f in found), found
+
+
+ASM = """
+define <16 x float> @qimeng_dot(<16 x float> %c, <16 x i32> %a, <16 x i32> %b) alwaysinline {
+  %r = call <16 x float> asm "vdpbf16ps $3, $2, $0", "=v,0,v,v"(<16 x float> %c, <16 x i32> %a, <16 x i32> %b)
+  ret <16 x float> %r
+}
+"""
+
+
+def test_inline_assembly_is_for_those_who_allow_it():
+    task = tasks()["x86.avx512_bf16"]
+    assert any("quoted text" in f for f in llvm_findings(ASM, BF16.llvm, BF16.asm))
+    allowed = family_policy(replace(task, inline_asm=True)).asm
+    assert allowed == {"vdpbf16ps"} and list(llvm_findings(ASM, BF16.llvm, allowed)) == []
+    hidden = ASM.replace('"vdpbf16ps $3, $2, $0", "=v,0,v,v"', 'sideeffect "", "=v,0,v,v"')
+    assert list(llvm_findings(hidden, BF16.llvm, allowed)) == []
+    arm = ASM.replace("vdpbf16ps $3, $2, $0", "fmla ${0:v}.4s, $2.4s, $3.s[0]").replace("=v,0,v,v", "=w,0,w,w")
+    assert list(llvm_findings(arm, (), {"fmla"})) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("vdpbf16ps $3", "vmovups $3", "one instruction (vdpbf16ps)"),
+        ("vdpbf16ps $3, $2, $0", "syscall", "one instruction"),
+        ("vdpbf16ps $3, $2, $0", "vdpbf16ps $3, $2, $0\\0Asyscall", "one instruction"),
+        ("vdpbf16ps $3, $2, $0", "vdpbf16ps $3, $2, $0; syscall", "quoted text"),
+        ("vdpbf16ps $3, $2, $0", "vdpbf16ps (%rsp), $2, $0", "one instruction"),
+        ("vdpbf16ps $3, $2, $0", "vdpbf16ps %zmm1, $2, $0", "one instruction"),
+        ("=v,0,v,v", "=v,0,v,*m", "registers only"),
+        ("=v,0,v,v", "=v,0,v,v,~{memory}", "registers only"),
+        ("=v,0,v,v", "={rax},0,v,v", "registers only"),
+        ("asm ", "asm inteldialect ", "quoted text"),
+        ("<16 x i32> %b)\n", "ptr @system)\n", "quoted text"),
+        ("define", 'module asm "vdpbf16ps $3, $2, $0"\ndefine', "quoted text"),
+    ],
+)  # fmt: skip
+def test_what_inline_assembly_may_not_be(old, new, says):
+    assert old in ASM
+    found = list(llvm_findings(ASM.replace(old, new, 1), BF16.llvm, {"vdpbf16ps"}))
     assert any(says in f for f in found), found
 
 

@@ -136,6 +136,7 @@ def intrinsic_prompt(task: IntrinsicTask, hardware: Hardware | None = None) -> P
         **{f: getattr(task, f) for f in task.__dataclass_fields__},
         key=task.key,
         parameters=task.parameters,
+        asm_mnemonics=task.asm_mnemonics,
         requires_text=_tuple(task.requires),
         dtypes_text=_tuple(task.dtypes),
         storage_text=_tuple(task.storage) if task.storage != task.dtypes[:2] else "",
