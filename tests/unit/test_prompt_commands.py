@@ -23,6 +23,13 @@ def test_rule_and_vanilla_are_shown_too(command):
     assert "Write a fast GEMM in C" in command("prompts", "show", "vanilla", "--dtype", "f32")[1]
 
 
+def test_inline_assembly_is_spoken_of_where_it_is_allowed(command):
+    line = ("prompts", "show", "intrinsic", "--dtype", "avx512_bf16", "--hardware", "zen5")
+    plain, allowed = command(*line)[1], command(*line, "--allow-asm")[1]
+    assert "inline assembly" not in plain
+    assert "inline assembly is allowed, one instruction (vdpbf16ps) at a time" in allowed
+
+
 def test_hardware_alone_shows(command):
     code, out, _ = command("hardware", "zen5")
     assert code == 0 and out == command("hardware", "show", "zen5")[1] and "znver5" in out
@@ -41,6 +48,7 @@ def test_hardware_alone_shows(command):
         (["proposal", "--operator", "f32 GEMM 8x8x8", "--dtype", "f32"], 2, "does not depend on --dtype"),
         (["intrinsic", "--dtype", "f7"], 2, "no operand type or task 'f7'"),
         (["intrinsic", "--dtype", "f32", "--hardware", "pdp11"], 1, "pdp11"),
+        (["rule", "--operator", "gemm", "--allow-asm"], 2, "does not depend on --allow-asm"),
         (["vanilla", "--dtype", "f64"], 2, "no vanilla prompt for 'f64'"),
     ],
 )
