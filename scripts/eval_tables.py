@@ -9,6 +9,10 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+#: What the judge of families says of an accepted one: beside the reference, of the peak, or read off the machine code.
+_RATIO = re.compile(r"yours is at ([\d.]+) of it")
+_PEAK = re.compile(r"^Tile \S+: (\d+)% of these instructions' measured peak")
+_STATIC = re.compile(r"of the inner loop: \S+ ([\d.]+)")
 #: "81.4 GFLOP/s, 0.988 of ours", as the baseline's judge says it.
 _BASELINE = re.compile(r"^([\d.]+) GFLOP/s, ([\d.]+) of ours$")
 
@@ -16,21 +20,20 @@ _BASELINE = re.compile(r"^([\d.]+) GFLOP/s, ([\d.]+) of ours$")
 def families(tasks: list[dict[str, Any]]) -> str:
     """One row a task: what its samples came to."""
     lines = [
-        "| task | checked on | samples | pass@1 | pass@3 | solved | rounds | speed / reference |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| task | checked on | samples | pass@1 | pass@3 | rounds | speed / reference | % of its peak | density |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for task in tasks:
         attempts = task["attempts"]
         name = task["task"].rsplit(" ", 1)[-1]
         if not attempts:
-            lines.append(f"| {name} | not checked: {task['skipped']} | | | | | | |")
+            lines.append(f"| {name} | not checked: {task['skipped']} | | | | | | | |")
             continue
-        scores = ", ".join(f"{a['score']:.2f}" for a in attempts if a["score"])
         rounds = sum(a["rounds"] for a in attempts) / len(attempts)
+        figures = " | ".join(_found(pattern, attempts) for pattern in (_RATIO, _PEAK, _STATIC))
         lines.append(
             f"| {name} | {task['machine']} | {len(attempts)} | {_share(task['pass@1'])} | {_share(task['pass@3'])} | "
-            f"{task['solved']}/{len(attempts)} | {rounds:.1f} | "
-            f"{scores or '-'} |"
+            f"{rounds:.1f} | {figures} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -50,6 +53,11 @@ def baseline(tasks: list[dict[str, Any]]) -> str:
             f"{', '.join(f'{speed / share:.1f}' for speed, share in found) or '-'} | {ratio} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _found(pattern: re.Pattern[str], attempts: list[dict[str, Any]]) -> str:
+    found = [m[1] for a in attempts if (m := pattern.search(a["findings"]))]
+    return ", ".join(found) or "-"
 
 
 def _share(value: float | None) -> str:

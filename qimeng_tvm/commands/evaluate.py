@@ -37,7 +37,7 @@ def generate(
         str | None, typer.Option(help="Operand types to ask a plain C GEMM for too (f32,bf16,u8s8,s8s8), or none.")
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Folder of families to compare the speed with (default: the shipped ones).")
+        Path | None, typer.Option(help="Folder of families to compare the speed with, before the shipped ones.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Conversations that wait for answers at once.")] = 8,
     out: Annotated[Path, typer.Option(help="Folder of the transcripts.")] = Path("qimeng-out/eval"),

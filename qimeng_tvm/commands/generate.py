@@ -35,7 +35,7 @@ def intrinsic(
     beam: Beam = 1,
     out: Out = Path("qimeng-out/generated"),
     reference: Annotated[
-        Path | None, typer.Option(help="Folder of families to compare the speed with (default: the shipped ones).")
+        Path | None, typer.Option(help="Folder of families to compare the speed with, before the shipped ones.")
     ] = None,
     budget: Spending = None,
     restart: Restart = False,

@@ -177,7 +177,8 @@ def _trusted(family: IntrinFamily, values: Mapping[str, int]) -> Pair:
 def _enough(measured: Measured) -> bool:
     if measured.reference:
         return measured.ratio >= ENOUGH
-    return not measured.timed or measured.best.share >= ENOUGH_OF_PEAK
+    # Nothing to hold it against is no reason to ask again.
+    return not measured.timed or not measured.best.share or measured.best.share >= ENOUGH_OF_PEAK
 
 
 def _told(measured: Measured, source: str, task: IntrinsicTask, hardware: Hardware) -> str:
@@ -207,8 +208,12 @@ def _told_statically(measured: Measured) -> str:
 
 def _line(label: str, speed: Speed, cycles: float) -> str:
     """Say how fast a tile is; ``cycles`` is what a product of vectors takes at peak, 0: not known."""
+    if not speed.share:
+        return (
+            f"Tile {label}: {speed.gops:.0f} operations a nanosecond (nothing here measures these instructions' peak)."
+        )
     text = f"Tile {label}: {speed.share:.0%} of these instructions' measured peak"
-    if label.startswith("1x") or not speed.share or not cycles:
+    if label.startswith("1x") or not cycles:
         return f"{text}."
     rows, vectors = map(int, label.split(maxsplit=1)[0].split("x"))
     ideal = rows * vectors * cycles
@@ -227,8 +232,10 @@ def _checked_on(subject: IntrinsicSubject, measured: Measured) -> str:
 def header(verdict: Verdict, subject: IntrinsicSubject, measured: Measured) -> str:
     """Return what the head of the file tells of the checks, as comment lines."""
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    if measured.timed:
+    if measured.timed and measured.best.share:
         speeds = ", ".join(f"{label} {s.share:.0%}" for label, s in measured.own.items()) + " of peak"
+    elif measured.timed:
+        speeds = ", ".join(f"{label} {s.gops:.0f}" for label, s in measured.own.items()) + " operations a nanosecond"
     else:
         own = ", ".join(f"{label} {s.share:.2f}" for label, s in measured.own.items())
         speeds = f"not timed; multiply-adds by instructions of the inner loop {own}"

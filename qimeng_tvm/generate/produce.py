@@ -114,14 +114,14 @@ def reference_for(task: IntrinsicTask, path: Path | None = None) -> IntrinFamily
     task : IntrinsicTask
         What is written.
     path : Path, optional
-        A folder of trusted families (they are imported here); the shipped ones by default.
+        A folder of trusted families (they are imported here) that come before the shipped ones.
 
     Raises
     ------
     GenerateError
         If there is no such folder, or what is in it cannot be imported.
     """
-    known = families().values() if path is None else _families_in(path)
+    known = [*(_families_in(path) if path is not None else ()), *families().values()]
     fitting = [
         f
         for f in known
