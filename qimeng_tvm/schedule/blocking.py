@@ -331,7 +331,7 @@ def default_values(
 
 
 #: What the descent changes, in this order.
-_DESCENT = ("kc", "nc", "mc", "inner_order", "order", "prefetch", "parallel")
+_DESCENT = ("kc", "nc", "mc", "inner_order", "order", "prefetch", "unroll", "parallel")
 
 
 def _descend(

@@ -22,6 +22,8 @@ WIDTH = {"float32": 4, "bfloat16": 2, "int32": 4, "int16": 2, "int8": 1, "uint8"
 _SHARE = 0.75
 #: Bytes of a row of B beyond which a panel of it in place takes more of a cache than its size.
 _IN_PLACE = 256.0
+#: Bytes that one prefetch brings in.
+_LINE = 64
 #: Rows of B that the prefetcher follows at once.
 _FEW_ROWS = 16
 #: Cycles that a call waits for its tile of C when that is not in the first-level cache.
@@ -119,14 +121,25 @@ def gemm_cycles(info: BlockInfo, plan: GemmPlan, hardware: Hardware) -> float:
     if plan.k_blocks > 1:
         c_block = tiles * plan.mr * plan.nr * WIDTH[info.acc_dtype]
         stream += 2 * c_block / _rate(hardware, c_block + swept)
-    if plan.ahead:
-        work = blocks * soft_max(_FETCHED, soft_max(_OVERLAP, compute * _HINTS, stream), first)
-    else:
-        # A panel comes in while its first tile runs: of the rest of that time, nothing is computed.
-        hidden = 1 / sweeps_kept(plan)
-        work = blocks * (soft_max(_OVERLAP, compute, stream + first * hidden) + first * (1 - hidden))
+    # What is not fetched ahead comes in while a panel's first tile runs: of the rest of that time nothing is computed.
+    hidden = 1 / sweeps_kept(plan)
+    fetched = first * fetched_share(plan)
+    late = first - fetched
+    busy = soft_max(_OVERLAP, compute * (_HINTS if plan.ahead else 1.0), stream + late * hidden)
+    work = blocks * (soft_max(_FETCHED, busy, fetched) + late * (1 - hidden))
     work += _packing(info, plan, hardware, f)
     return _shared_out(info, plan, hardware, work)
+
+
+def fetched_share(plan: GemmPlan) -> float:
+    """Return how much of a panel its prefetches bring in: each row tile that shares it asks for a line a round.
+
+    See :func:`qimeng_tvm.intrin.microkernel.prefetch_ahead`; a lone row tile asks for all lines of a round.
+    """
+    if plan.ahead < 2:
+        return float(plan.ahead)
+    lines = max(1, plan.nr * plan.family.k_pack * plan.unroll * WIDTH[plan.family.storage[1]] // _LINE)
+    return min(1.0, plan.ahead / lines)
 
 
 def sweeps_kept(plan: GemmPlan) -> int:
