@@ -1,6 +1,7 @@
 """QiMeng-TVM: near-peak, checked tensor operators for Apache TVM, from one line of text.
 
-``run(line)`` makes one operator; ``Hardware.host()`` describes this machine.
+``run(line)`` makes one operator, ``tune_line(line)`` only looks for its decisions; ``Hardware.host()`` describes this
+machine.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
     from qimeng_tvm.hardware.model import Hardware
     from qimeng_tvm.request import Request
     from qimeng_tvm.result import RunResult
+    from qimeng_tvm.tuner import tune_line
 
-__all__ = ["Hardware", "QimengError", "Request", "RunResult", "run"]
+__all__ = ["Hardware", "QimengError", "Request", "RunResult", "run", "tune_line"]
 
 _HOMES = {
     "Hardware": "qimeng_tvm.hardware.model",
     "Request": "qimeng_tvm.request",
     "RunResult": "qimeng_tvm.result",
     "run": "qimeng_tvm.api",
+    "tune_line": "qimeng_tvm.tuner",
 }
 
 

@@ -119,8 +119,8 @@ def run(
     if fresh and llm is None:
         raise UsageError("a fresh family needs somebody to write it: say who with --llm")
     request = parse(line) if isinstance(line, str) else line
-    hardware = _machine(request)
-    count = _threads(threads or request.threads or 1, hardware)
+    hardware = machine_of(request)
+    count = checked_threads(threads or request.threads or 1, hardware)
     wanted = next(n for n in (trials, request.trials, DEFAULT_TRIALS) if n is not None)
     if wanted < 0:
         raise UsageError(f"{wanted} trials asked for; 0 or more are needed")
@@ -208,7 +208,14 @@ def slug(request: Request) -> str:
     return "-".join(parts)
 
 
-def _machine(request: Request) -> Hardware:
+def machine_of(request: Request) -> Hardware:
+    """Return this machine, which must be the one that a request names.
+
+    Raises
+    ------
+    UsageError
+        If it names another one, or none that is known.
+    """
     try:
         hardware = Hardware.load(request.hardware)
     except HardwareError as error:
@@ -219,7 +226,14 @@ def _machine(request: Request) -> Hardware:
     return host
 
 
-def _threads(count: int, hardware: Hardware) -> int:
+def checked_threads(count: int, hardware: Hardware) -> int:
+    """Return a number of cores that this process may use.
+
+    Raises
+    ------
+    UsageError
+        If it may not.
+    """
     if not 1 <= count <= hardware.cores:
         raise UsageError(f"{count} threads asked for, but this process may use 1 to {hardware.cores} cores")
     return count

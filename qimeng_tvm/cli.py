@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qimeng_tvm.commands import bench, evaluate, generate, hardware, intrins, prompts, run
+from qimeng_tvm.commands import bench, database, evaluate, generate, hardware, intrins, prompts, propose, run, tune
 from qimeng_tvm.errors import QimengError
 
 app = typer.Typer(
@@ -21,6 +21,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("run")(run.run)
+app.command("tune")(tune.tune)
+app.command("propose")(propose.propose)
+app.add_typer(database.app, name="db")
 app.add_typer(hardware.app, name="hardware")
 app.add_typer(intrins.app, name="intrins")
 app.add_typer(bench.app, name="bench")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from qimeng_tvm.bench.result import BenchResult, Row
+from qimeng_tvm.bench.search import Standing
 
 
 def _systems(result: BenchResult) -> list[str]:
@@ -107,3 +108,18 @@ def summary_lines(result: BenchResult) -> list[str]:
     for name, reason in result.versions.get("unavailable", {}).items():
         lines.append(f"not here: {name} ({reason})")
     return lines
+
+
+def search_table(standings: Sequence[Standing]) -> Table:
+    """Return one row a strategy and operator: shares of the best known speed after so many trials."""
+    counts = sorted({n for s in standings for n in s.shares})
+    table = Table(box=None, pad_edge=False)
+    for column in ("operator", "strategy"):
+        table.add_column(column)
+    for column in (*(f"at {n}" for n in counts), "to 95 %", "area", "s / trial"):
+        table.add_column(column, justify="right")
+    for s in standings:
+        shares = (f"{s.shares[n]:.3f} ({s.spread[n]:.2f})" if n in s.shares else "-" for n in counts)
+        reached = f"{s.to_95:.0f}" if s.to_95 < float("inf") else "never"
+        table.add_row(s.operator, s.system, *shares, reached, f"{s.area:.3f}", f"{s.seconds_per_trial:.2f}")
+    return table

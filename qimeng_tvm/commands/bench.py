@@ -82,6 +82,50 @@ def gemm(
         out.print(line, soft_wrap=True)
 
 
+@app.command()
+def search(
+    systems: Annotated[
+        str, typer.Option(help="Strategies, comma separated: mcts, evolve, random, default, metaschedule (TVM's own).")
+    ] = "mcts,evolve,random",
+    trials: Annotated[int, typer.Option(min=1, help="Of each run.")] = 16,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each strategy and operator.")] = 5,
+    operators: Annotated[
+        str | None, typer.Option(help="Lines, ';' between them (default: six matrix products).")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the curves to FILE ('-': standard output).")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="File that an interrupted run continues from.")] = None,
+) -> None:
+    """Strategies of tuning: how good the best schedule is after so many trials."""
+    from dataclasses import asdict
+
+    from qimeng_tvm.bench.search import OPERATORS, run_search_bench, standings, summary
+    from qimeng_tvm.bench.table import search_table
+    from qimeng_tvm.files import write_atomic
+    from qimeng_tvm.hardware import host, measured
+
+    console = Console(stderr=True, highlight=False)
+    lines = OPERATORS if operators is None else tuple(x.strip() for x in operators.split(";") if x.strip())
+    curves = run_search_bench(
+        _words(systems), measured(host()), operators=lines, trials=trials, seeds=seeds, partial=resume,
+        say=lambda text: console.print(text, style="dim", markup=False, soft_wrap=True),
+    )  # fmt: skip
+    found = standings(curves)
+    # Infinity is no number of JSON.
+    told = [{**asdict(s), "to_95": s.to_95 if s.to_95 < float("inf") else None} for s in found]
+    text = json.dumps({"summary": summary(found), "standings": told, "curves": [asdict(c) for c in curves]})
+    if json_file is not None and str(json_file) == "-":
+        typer.echo(text)
+        return
+    if json_file is not None:
+        write_atomic(json_file, text + "\n")
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    out.print(search_table(found))
+    for name, figures in summary(found).items():
+        out.print(f"{name}: " + ", ".join(f"{k} {v:.3g}" for k, v in figures.items()), soft_wrap=True)
+
+
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 

@@ -99,7 +99,7 @@ def show(result: RunResult, console: Console) -> None:
             f"peak {result.peak_gflops:.1f} GFLOP/s",
         ),
         ("rule", f"{result.rule}, family {result.family}"),
-        ("decisions", ", ".join(f"{k}={_value(v)}" for k, v in result.decisions.items() if k != "family")),
+        ("decisions", ", ".join(f"{k}={shown_value(v)}" for k, v in result.decisions.items() if k != "family")),
         ("trials", f"{result.trials} measured" if result.trials else "none: analytic decisions"),
         (
             "speed",
@@ -120,7 +120,8 @@ def show(result: RunResult, console: Console) -> None:
     console.print(f"[bold]{'artifact':<10}[/]{result.artifact}", soft_wrap=True)
 
 
-def _value(value: int | str) -> str:
+def shown_value(value: int | str) -> str:
+    """Return a decision's value for people."""
     return "all" if isinstance(value, int) and value >= 1 << 30 else str(value)
 
 

@@ -106,7 +106,8 @@ def families_for(
 ) -> tuple[IntrinFamily, ...]:
     """Return the families that compute ``dtypes`` with those features, the one that does most an instruction first.
 
-    The user's own serve where nothing shipped does, and where they are asked for (`only`).
+    The user's own serve where nothing shipped does, and where they are asked for (`only`). One that does less an
+    instruction than another on vectors of the same length is left out: there is nothing that it would be better for.
     """
     have = frozenset(features)
     fitting = [
@@ -119,7 +120,13 @@ def families_for(
         and (not _only or f.key in _only)
     ]
     fitting = [f for f in fitting if not f.build.__module__.startswith(_OWN) or _only] or fitting
-    return tuple(sorted(fitting, key=lambda f: (-f.lanes * f.k_step / f.uops, f.key)))
+    most = {f.lanes: max(_products(g) for g in fitting if g.lanes == f.lanes) for f in fitting}
+    return tuple(sorted((f for f in fitting if _products(f) == most[f.lanes]), key=lambda f: (-_products(f), f.key)))
+
+
+def _products(family: IntrinFamily) -> float:
+    """Multiply-adds of one instruction."""
+    return family.lanes * family.k_step / family.uops
 
 
 def ensure_registered(name: str) -> None:

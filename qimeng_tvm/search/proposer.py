@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,24 @@ _SMALL = 20_000
 _TRIES = 400
 
 
+class Chooser(Protocol):
+    """What chooses the decisions that are measured next, none of them twice."""
+
+    def default(self) -> Point | None:
+        """Return the analytic decisions, unless they were seen; they count as seen afterwards."""
+
+    def propose(self, count: int, parents: Sequence[Values] = (), score: Score | None = None) -> list[Point]:
+        """Return up to ``count`` new points; fewer only when the space is exhausted."""
+
+    def learn(self, values: Values, seconds: float | None) -> None:
+        """Take a measurement into account; None: it failed."""
+
+    def drop(self, values: Values) -> None:
+        """Take back a proposed point that was not measured."""
+
+
 class Proposer:
-    """Propose points of a space, none of them twice.
+    """Propose points of a space: neighbours of the best ones and random ones, ranked by a score.
 
     Parameters
     ----------
@@ -77,6 +94,13 @@ class Proposer:
             chosen.append(point)
         return chosen
 
+    def learn(self, values: Values, seconds: float | None) -> None:
+        """Note that a point needs no trying; the best ones are handed to :meth:`propose`."""
+        self._seen.add(self.key(values))
+
+    def drop(self, values: Values) -> None:
+        """Nothing to take back: a point that was refused once is not tried again."""
+
     def _claim(self, point: Point) -> bool:
         key = self.key(point)
         if key in self._seen:
@@ -121,3 +145,26 @@ class Proposer:
         at = candidates.index(value)
         near = [i for i in (at - 1, at + 1) if 0 <= i < len(candidates)]
         return candidates[self._rng.choice(near)]
+
+
+class RandomProposer(Proposer):
+    """Propose legal points at random, whatever is known."""
+
+    def propose(self, count: int, parents: Sequence[Values] = (), score: Score | None = None) -> list[Point]:
+        """Return up to ``count`` new points; ``parents`` and ``score`` are not used."""
+        chosen: list[Point] = []
+        for _ in range(_TRIES * count):
+            point = self._random()
+            if self.space.illegal(point) is None and self._claim(point):
+                chosen.append(point)
+                if len(chosen) == count:
+                    return chosen
+        return [*chosen, *super().propose(count - len(chosen))]
+
+
+class DefaultOnly(Proposer):
+    """Propose the analytic decisions and nothing else."""
+
+    def propose(self, count: int, parents: Sequence[Values] = (), score: Score | None = None) -> list[Point]:
+        """Return nothing."""
+        return []

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from tvm import tirx
 
 from qimeng_tvm.errors import IntrinError, RecordError, ScheduleError
+from qimeng_tvm.files import write_atomic
 from qimeng_tvm.intrin.contract import IntrinName
 from qimeng_tvm.intrin.registry import family
 from qimeng_tvm.schedule.analysis import LAYOUT_FREE
@@ -216,6 +217,23 @@ class RecordDatabase:
             journal.repair(self.path)
             journal.append(self.path, [r.to_line() for r in records])
 
+    def rewrite(self, records: Iterable[Record]) -> None:
+        """Replace all records, in one step; MetaSchedule's own files stay as they are.
+
+        Raises
+        ------
+        RecordError
+            If they cannot be written.
+        """
+        with journal.locked(self.folder):
+            try:
+                write_atomic(self.path, "".join(f"{r.to_line().decode()}\n" for r in records))
+            except OSError as error:
+                raise RecordError(
+                    f"cannot write {self.path} ({error.strerror or error}): free space or choose another folder"
+                ) from error
+        self._seen = None
+
     def _append_tvm(self, workload: bytes, record: bytes) -> None:
         """Add to TVM's files, whose records name the line number of their workload."""
         workloads, traces = self.folder / WORKLOADS, self.folder / TRACES
@@ -243,7 +261,7 @@ class RecordDatabase:
         return [
             r
             for r in self.load()
-            if r.workload == workload and r.fingerprint == fingerprint and r.rule == rule and _current(r)
+            if r.workload == workload and r.fingerprint == fingerprint and r.rule == rule and current(r)
         ]
 
     def measured_values(self, task: Task) -> list[Record]:
@@ -279,8 +297,8 @@ class RecordDatabase:
         return failed
 
 
-def _current(record: Record) -> bool:
-    """Whether the installed families are the versions that the record was measured with."""
+def current(record: Record) -> bool:
+    """Tell whether the installed families are the versions that the record was measured with."""
     try:
         names = [IntrinName.parse(name) for name in record.intrins]
         return all(family(name.key).version == name.version for name in names)

@@ -11,8 +11,10 @@ from typing import Any
 from qimeng_tvm.errors import QimengError
 from qimeng_tvm.schedule.apply import Task
 from qimeng_tvm.schedule.contract import Values
+from qimeng_tvm.schedule.proposal import Proposal
+from qimeng_tvm.search.choose import DEFAULT, chooser_for
 from qimeng_tvm.search.cost import DecisionModel
-from qimeng_tvm.search.proposer import Proposer
+from qimeng_tvm.search.proposer import Chooser
 from qimeng_tvm.search.records import Record, RecordDatabase, Status, rule_id, workload_key
 
 #: ``progress(trials done, trials in all, best GFLOP/s of the task at hand, seconds left)``.
@@ -50,7 +52,7 @@ class TaskState:
     """One task, and all that is known of it."""
 
     task: Task
-    proposer: Proposer
+    proposer: Chooser
     model: DecisionModel
     workload: str
     default: Mapping[str, Any]
@@ -66,6 +68,8 @@ class TaskState:
         """Take a record into account."""
         if record.schedule:
             self.schedules.add(record.schedule)
+        if set(record.decisions) == set(self.default):
+            self.proposer.learn(record.decisions, record.seconds_min if record.status == "ok" else None)
         if record.status == "ok" and record.seconds_min is not None:
             self.parents = sorted([*self.parents, (record.seconds_min, record.decisions)], key=lambda p: p[0])[:PARENTS]
             if self.best is None or self.best.seconds_min is None or record.seconds_min < self.best.seconds_min:
@@ -219,13 +223,19 @@ class Session:
         )
 
 
-def new_state(task: Task, seed: int, records: Sequence[Record]) -> TaskState:
+def new_state(
+    task: Task,
+    seed: int,
+    records: Sequence[Record],
+    strategy: str = DEFAULT,
+    proposal: Proposal | None = None,
+) -> TaskState:
     """Return the state of a task with what earlier runs recorded of it."""
     prior = getattr(task.rule, "estimate", None)
     estimate = None if prior is None else lambda values: float(prior(values, task.info, task.hardware))
     state = TaskState(
         task,
-        Proposer(task.space, seed, [r.decisions for r in records]),
+        chooser_for(strategy, task, seed, [r.decisions for r in records], proposal),
         DecisionModel(task.space, estimate, seed),
         workload_key(task.func, task.info.threads),
         task.space.defaults(),

@@ -18,7 +18,6 @@ from qimeng_tvm.search.proposer import Point
 from qimeng_tvm.search.records import schedule_key
 from qimeng_tvm.search.session import Session, TaskState, Trial
 
-NAME = "decisions"
 #: Refusals in a row after which the rule, not the decisions, is taken to be at fault.
 _PATIENCE = 64
 #: TVM raises nearly anything for a step that it cannot take.
@@ -27,7 +26,7 @@ _REFUSALS = (QimengError, RuntimeError, ValueError, TypeError, LookupError, Asse
 
 @derived_object
 class DecisionSearch(ms.search_strategy.PySearchStrategy):  # type: ignore[misc]
-    """Propose decisions: the analytic ones first, then mutations of the best and random ones by the cost model.
+    """Propose decisions: the analytic ones first, then what the task's chooser makes of what is known.
 
     Parameters
     ----------
@@ -117,6 +116,7 @@ class DecisionSearch(ms.search_strategy.PySearchStrategy):  # type: ignore[misc]
         key = schedule_key(schedule.mod)
         if key in state.schedules:
             # Other decisions that amount to a schedule we have (targets are rounded to what divides the shape).
+            state.proposer.drop(values)
             return None
         state.schedules.add(key)
         return Trial(f"{state.workload}/{key}", state, values, schedule, key, origin)

@@ -20,12 +20,13 @@ from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.hardware.host import host
 from qimeng_tvm.schedule.apply import Task, build_schedule
 from qimeng_tvm.schedule.contract import Value
+from qimeng_tvm.schedule.proposal import Proposal
+from qimeng_tvm.search.choose import DEFAULT
 from qimeng_tvm.search.context import interrupts, log_to, tune_context
 from qimeng_tvm.search.cost import TaskModels
 from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Limits, WorkerBuilder, WorkerRunner
 from qimeng_tvm.search.records import Record, RecordDatabase, workload_key
 from qimeng_tvm.search.session import Progress, Session, TaskState, Trial, new_state
-from qimeng_tvm.search.strategy import NAME
 from qimeng_tvm.search.traces import TraceWriter
 
 #: Trials between two looks at the cost model (and the scheduler's choice of a task).
@@ -121,6 +122,8 @@ def tune(
     *,
     weights: Sequence[float] | None = None,
     limits: Limits | None = None,
+    strategy: str = DEFAULT,
+    proposals: Sequence[Proposal | None] | None = None,
 ) -> TuneResult:
     """Measure decisions of the tasks' rules, and return the fastest of each.
 
@@ -149,6 +152,10 @@ def tune(
         How often each task runs, for the choice of what to tune next.
     limits : Limits, optional
         Timeouts of one candidate.
+    strategy : str
+        A key of :data:`~qimeng_tvm.search.choose.STRATEGIES`.
+    proposals : sequence of Proposal or None, optional
+        Of each task: weights of the candidates, for ``mcts``; the analytic ones by default.
 
     Raises
     ------
@@ -171,10 +178,11 @@ def tune(
     shares: dict[str, float] = {}
     for key, weight in zip(keys, weights or [1.0] * len(listed), strict=True):
         shares[key] = shares.get(key, 0.0) + weight
-    states = {
-        key: new_state(listed[keys.index(key)], seed + i, database.of_task(listed[keys.index(key)]))
-        for i, key in enumerate(shares)
-    }
+    given = proposals or [None] * len(listed)
+    states = {}
+    for i, key in enumerate(shares):
+        at = keys.index(key)
+        states[key] = new_state(listed[at], seed + i, database.of_task(listed[at]), strategy, given[at])
     # A task that has had more than its share does not use up that of the others.
     share = math.ceil(trials / len(states))
     session = Session(
@@ -182,7 +190,7 @@ def tune(
         list(states.values()),
         total=trials,
         done=min(trials, sum(min(s.recorded, share) for s in states.values())),
-        stamp=_stamp(seed),
+        stamp=_stamp(seed, strategy),
         progress=progress,
         deadline=None if time_limit is None else start + time_limit,
     )
@@ -215,12 +223,12 @@ def _machine(tasks: Sequence[Task], hardware: Hardware | None, threads: int | No
     return machine
 
 
-def _stamp(seed: int) -> Record:
+def _stamp(seed: int, strategy: str) -> Record:
     try:
         version = metadata.version("qimeng-tvm")
     except metadata.PackageNotFoundError:
         version = "0"
-    return Record("", "", "", {}, seed=seed, strategy=NAME, tvm=str(tvm.__version__), qimeng=version)
+    return Record("", "", "", {}, seed=seed, strategy=strategy, tvm=str(tvm.__version__), qimeng=version)
 
 
 def _result(state: TaskState, database: RecordDatabase) -> TaskResult:

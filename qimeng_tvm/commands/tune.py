@@ -1,0 +1,97 @@
+"""``qimeng tune "<line>"``: search decisions, and keep what was found in the records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from qimeng_tvm.commands.options import LLM_HELP, Spending
+from qimeng_tvm.commands.run import shown_value
+
+if TYPE_CHECKING:
+    from qimeng_tvm.search import TuneResult
+
+
+def tune(
+    line: Annotated[str, typer.Argument(help='What to tune, e.g. "f32 GEMM 1024x1024x1024 on this CPU".')],
+    strategy: Annotated[str | None, typer.Option(help="mcts, evolve, random or default.")] = None,
+    trials: Annotated[int, typer.Option(min=0, help="Measured trials, those of earlier runs included.")] = 32,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", help="Start no trial after so many seconds.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Cores to use (default 1).")] = None,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder of the tuning records.")] = None,
+    llm: Annotated[
+        str | None, typer.Option(help=f"Who proposes what to try (default: the analytic model): {LLM_HELP}.")
+    ] = None,
+    budget: Spending = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Measure decisions of the rule that serves an operator; `qimeng run` and model builds find the records.
+
+    What is interrupted goes on with the same command.
+    """
+    from qimeng_tvm.api import default_database
+    from qimeng_tvm.search.progress import TuneBar
+    from qimeng_tvm.tuner import tune_line
+
+    console = Console(stderr=True, highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, style="dim", markup=False, soft_wrap=True)
+
+    folder = out or default_database()
+    with TuneBar(console=console) as bar:
+        found = tune_line(
+            line,
+            trials=trials,
+            strategy=strategy,
+            threads=threads,
+            seed=seed,
+            database=folder,
+            time_limit=time_limit,
+            llm=llm,
+            budget=budget,
+            say=say,
+            bar=None if as_json else bar,
+        )
+    if as_json:
+        typer.echo(json.dumps(_to_json(found, folder)))
+        return
+    _show(found, folder, Console(highlight=False))
+
+
+def _to_json(found: TuneResult, folder: Path) -> dict[str, Any]:
+    best = found.results[0]
+    return {
+        "decisions": dict(best.values),
+        "gflops": best.gflops or None,
+        "trials": best.trials,
+        "measured": best.measured,
+        "failed": best.failed,
+        "seconds": found.seconds,
+        "stopped": found.stopped,
+        "records": str(folder),
+    }
+
+
+def _show(found: TuneResult, folder: Path, console: Console) -> None:
+    best = found.results[0]
+    rows = [
+        ("rule", f"{best.task.rule.name}@{best.task.rule.version}"),
+        ("decisions", ", ".join(f"{k}={shown_value(v)}" for k, v in best.values.items())),
+        ("speed", f"{best.gflops:.1f} GFLOP/s" if best.gflops else "not measured"),
+        ("trials", f"{best.trials} recorded, {best.measured} in this run, {best.failed} without a time"),
+        ("seconds", f"{found.seconds:.1f}"),
+        ("records", str(folder)),
+    ]
+    if found.stopped:
+        rows.append(("stopped", f"{found.stopped}: {found.resume}"))
+    for label, text in rows:
+        console.print(f"[bold]{label:<10}[/]", end="")
+        console.print(text, markup=False, soft_wrap=True)
