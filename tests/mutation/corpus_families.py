@@ -9,7 +9,7 @@ FMA, SHAPES = "reference.fma", "qimeng_tvm.intrin.microkernel"
 DOT, EMULATED = "qimeng_tvm.intrin.dot", "emulated_dot"
 AVX512_F32, AVX512_BF16, AVX512_U8S8 = (f"{_REFERENCE}.avx512_{name}" for name in ("f32", "bf16", "vnni_u8s8"))
 AVX512_S8S8 = "qimeng_tvm.tensorize_intrins.x86.avx512_vnni_s8s8"
-F32, BF16 = f"{_REFERENCE}.avx2_f32", f"{_REFERENCE}.avx2_bf16"
+F32, BF16 = f"{_REFERENCE}.avx2_f32", "qimeng_tvm.tensorize_intrins.x86.avx2_bf16"
 INT8 = "qimeng_tvm.tensorize_intrins.x86.avx2_int8"
 
 #: Tile parameters that tell rows from columns, steps from unrolling, and use every loop.
