@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ from qimeng_tvm.check.worker import Outcome, Worker
 from qimeng_tvm.compiler import Compiled, Tensor, compile_task, export_library, linker
 from qimeng_tvm.hardware import Hardware, host, target_of
 from qimeng_tvm.intrin import IntrinFamily, IntrinName, family
+from qimeng_tvm.intrin.registry import only
 from qimeng_tvm.operators import prim_func
 from qimeng_tvm.request import Request, parse
 from qimeng_tvm.schedule.apply import Task, make_task
@@ -185,6 +187,11 @@ class Relay:
             worker.close()
 
 
+def _kept_to(values: Mapping[str, Value]) -> AbstractContextManager[None]:
+    """Let rules see the family of these decisions alone, though this machine may have a better one."""
+    return only({str(values["family"])} if "family" in values else ())
+
+
 @dataclass
 class Bench:
     """The worker, and what all mutations share."""
@@ -245,9 +252,10 @@ class Bench:
         if key not in self._bases:
             request = replace(parse(line), threads=threads)
             _, func = prim_func(request, target_of(self.hardware, threads))
-            task = make_task(func, self.hardware, threads)
-            assert task is not None
-            self._bases[key] = Base(request, compile_task(task, values))
+            with _kept_to(values):
+                task = make_task(func, self.hardware, threads)
+                assert task is not None
+                self._bases[key] = Base(request, compile_task(task, values))
         return self._bases[key]
 
     def operator(self, base: Base, module: Any = None, request: Request | None = None) -> Verdict:
@@ -272,7 +280,9 @@ class Bench:
         module = self.load(sources)
         task: Task = base.compiled.task
         rule = getattr(module, type(task.rule).__name__)()
-        return self.operator(base, compile_task(replace(task, rule=rule), base.compiled.values).operator.module)
+        with _kept_to(base.compiled.values):
+            scheduled = compile_task(replace(task, rule=rule), base.compiled.values)
+        return self.operator(base, scheduled.operator.module)
 
     def lowered(self, line: str, sources: Sources) -> Verdict:
         """Check an operator that mutated passes have brought from Relax to a function."""
@@ -296,7 +306,8 @@ class Bench:
             for text, name in zip(registered, mine, strict=True):
                 wrong = getattr(module, name.kind).__qimeng_family__.build(*name.values)
                 TensorIntrin.register(text, *wrong, override=True)
-            scheduled = compile_task(base.compiled.task, base.compiled.values).operator.module
+            with _kept_to(base.compiled.values):
+                scheduled = compile_task(base.compiled.task, base.compiled.values).operator.module
         finally:
             for text, name in zip(registered, mine, strict=True):
                 TensorIntrin.register(text, *family(name.key).build(*name.values), override=True)
