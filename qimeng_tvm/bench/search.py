@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import geometric_mean, median
@@ -211,7 +213,8 @@ def _stock(request: Request, hardware: Hardware, seed: int, trials: int) -> list
                 best = max(speed, points[-1][2] if points else 0.0)
                 points.append((len(points) + 1, time.monotonic() - start, best))
 
-    with tempfile.TemporaryDirectory(prefix="qimeng-search-") as folder:
+    # MetaSchedule logs to standard output, which may be where the JSON goes.
+    with tempfile.TemporaryDirectory(prefix="qimeng-search-") as folder, redirect_stdout(sys.stderr):
         ms.tune_tir(
             tvmlib.product_module(request),
             tvmlib.host_target(threads),
