@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qimeng_tvm.api import DEFAULT_TRIALS, checked_threads, default_database, machine_of, task_of
-from qimeng_tvm.errors import GenerateError, UsageError
+from qimeng_tvm.errors import GenerateError
 from qimeng_tvm.hardware import configure_threads, measured
 from qimeng_tvm.request import Request, check_memory, describe, parse
 
@@ -67,11 +67,10 @@ def tune_line(
     """
     from qimeng_tvm.generate.proposal import Tuned  # noqa: PLC0415 (only where something is proposed)
     from qimeng_tvm.search import tune  # noqa: PLC0415 (xgboost and MetaSchedule are needed only here)
-    from qimeng_tvm.search.choose import DEFAULT, STRATEGIES  # noqa: PLC0415
+    from qimeng_tvm.search.choose import DEFAULT, strategy_of  # noqa: PLC0415
 
     chosen = strategy or DEFAULT
-    if chosen not in STRATEGIES:
-        raise UsageError(f"no strategy is called {chosen!r}; there are {', '.join(STRATEGIES)}")
+    strategy_of(chosen)  # a wrong name is told before anything is measured
     request = parse(line) if isinstance(line, str) else line
     hardware = machine_of(request)
     count = checked_threads(threads or request.threads or 1, hardware)

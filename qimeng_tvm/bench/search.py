@@ -15,9 +15,9 @@ from statistics import geometric_mean, median
 from typing import Any
 
 from qimeng_tvm.errors import UsageError
-from qimeng_tvm.files import write_atomic
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.request import Request, parse
+from qimeng_tvm.search import journal
 
 #: Small, large, skinny, odd, and the narrow types.
 OPERATORS = (
@@ -142,9 +142,6 @@ def run_search_bench(
     if unknown:
         raise UsageError(f"no strategy is called {unknown[0]!r}; there are {', '.join(known)}")
     done = _read(partial)
-    if partial is not None and done:
-        # Whole lines only, so that what follows is not appended to a torn one.
-        write_atomic(partial, "".join(json.dumps(asdict(c)) + "\n" for c in done.values()))
     found = []
     for seed in range(seeds):
         for operator in operators:
@@ -274,16 +271,16 @@ def summary(found: Sequence[Standing]) -> dict[str, dict[str, float]]:
 
 
 def _read(path: Path | None) -> dict[tuple[str, str, int, int], Curve]:
-    if path is None or not path.exists():
+    """Return the finished runs of a file; a last one that a kill tore is dropped."""
+    if path is None:
         return {}
+    journal.repair(path)
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(journal.read(path), 1):
         try:
             entry = json.loads(line)
             points = tuple((int(n), float(s), float(g)) for n, s, g in entry.pop("points"))
             curve = Curve(**entry, points=points)
-        except json.JSONDecodeError:
-            break  # torn by a kill: what follows is measured again
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise UsageError(f"{path} line {number} is no run of this benchmark: name another file") from error
         found[curve.operator, curve.system, curve.seed, curve.trials] = curve
@@ -291,8 +288,6 @@ def _read(path: Path | None) -> dict[tuple[str, str, int, int], Curve]:
 
 
 def _append(path: Path | None, curve: Curve) -> None:
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(asdict(curve)) + "\n")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        journal.append(path, [json.dumps(asdict(curve)).encode()])

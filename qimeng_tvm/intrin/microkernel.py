@@ -136,9 +136,14 @@ def _round_bytes(s: GemmShape, ku: int) -> int:
     return s.nr * s.k_pack * ku * _WIDTH[s.b_store]
 
 
+def lines_of_bytes(size: int) -> int:
+    """Return the prefetches that bring in a round's ``size`` bytes of B."""
+    return max(1, size // _LINE)
+
+
 def lines_ahead(shape: GemmShape, ku: int, tiles: int) -> int:
     """Prefetches in each round of ``ku`` steps; see `prefetch_ahead`."""
-    return max(1, _round_bytes(shape, ku) // _LINE) if tiles == 1 else min(tiles, 1)
+    return lines_of_bytes(_round_bytes(shape, ku)) if tiles == 1 else min(tiles, 1)
 
 
 def prefetch_ahead(
@@ -170,7 +175,7 @@ def prefetch_ahead(
     if tiles < 2:
         at = (_AHEAD + ko * _round_bytes(s, ku) + line * _LINE) // width
     else:
-        parts = min(tiles, max(1, _round_bytes(s, ku) // _LINE))
+        parts = min(tiles, lines_of_bytes(_round_bytes(s, ku)))
         place = tirx.floordiv(a.elem_offset, sa * (s.kc // s.k_pack if s.a_panel else s.mr))
         at = panel + tirx.floormod(place, parts) * (panel // parts) + ko * (_LINE // width)
     address = tirx.call_intrin("handle", "tirx.handle_add_byte_offset", b.data, (b.elem_offset + at) * width)

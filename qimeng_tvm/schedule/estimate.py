@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qimeng_tvm.hardware.model import Hardware
+from qimeng_tvm.intrin.microkernel import lines_of_bytes
 
 if TYPE_CHECKING:
     from qimeng_tvm.schedule.blocking import GemmPlan
@@ -22,8 +23,6 @@ WIDTH = {"float32": 4, "bfloat16": 2, "int32": 4, "int16": 2, "int8": 1, "uint8"
 _SHARE = 0.75
 #: Bytes of a row of B beyond which a panel of it in place takes more of a cache than its size.
 _IN_PLACE = 256.0
-#: Bytes that one prefetch brings in.
-_LINE = 64
 #: Rows of B that the prefetcher follows at once.
 _FEW_ROWS = 16
 #: Cycles that a call waits for its tile of C when that is not in the first-level cache.
@@ -138,8 +137,8 @@ def fetched_share(plan: GemmPlan) -> float:
     """
     if plan.ahead < 2:
         return float(plan.ahead)
-    lines = max(1, plan.nr * plan.family.k_pack * plan.unroll * WIDTH[plan.family.storage[1]] // _LINE)
-    return min(1.0, plan.ahead / lines)
+    a_round = plan.nr * plan.family.k_pack * plan.unroll * WIDTH[plan.family.storage[1]]
+    return min(1.0, plan.ahead / lines_of_bytes(a_round))
 
 
 def sweeps_kept(plan: GemmPlan) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from qimeng_tvm.errors import UsageError
 from qimeng_tvm.schedule.analytic import analytic_proposal
 from qimeng_tvm.schedule.apply import Task
-from qimeng_tvm.schedule.contract import Values
 from qimeng_tvm.schedule.proposal import Proposal
 from qimeng_tvm.search.proposer import Chooser, DefaultOnly, Proposer, RandomProposer
 from qimeng_tvm.search.tree import TreeSearch
@@ -15,26 +14,37 @@ from qimeng_tvm.search.tree import TreeSearch
 #: What is used when nobody says.
 DEFAULT = "evolve"
 
-Make = Callable[[Task, int, Iterable[Values], "Proposal | None"], Chooser]
+Make = Callable[[Task, int, "Proposal | None"], Chooser]
 
 
-def _tree(task: Task, seed: int, seen: Iterable[Values], proposal: Proposal | None) -> Chooser:
-    return TreeSearch(task.space, seed, seen, proposal or analytic_proposal(task))
+def _tree(task: Task, seed: int, proposal: Proposal | None) -> Chooser:
+    return TreeSearch(task.space, seed, prior=proposal or analytic_proposal(task))
 
 
 #: Every strategy; all of them measure the analytic decisions first.
 STRATEGIES: Mapping[str, Make] = {
     "mcts": _tree,
-    "evolve": lambda task, seed, seen, _: Proposer(task.space, seed, seen),
-    "random": lambda task, seed, seen, _: RandomProposer(task.space, seed, seen),
-    "default": lambda task, seed, seen, _: DefaultOnly(task.space, seed, seen),
+    "evolve": lambda task, seed, _: Proposer(task.space, seed),
+    "random": lambda task, seed, _: RandomProposer(task.space, seed),
+    "default": lambda task, seed, _: DefaultOnly(task.space, seed),
 }
 
 
-def chooser_for(
-    strategy: str, task: Task, seed: int, seen: Iterable[Values] = (), proposal: Proposal | None = None
-) -> Chooser:
-    """Return what chooses a task's decisions.
+def strategy_of(name: str) -> Make:
+    """Return what makes a strategy's chooser.
+
+    Raises
+    ------
+    UsageError
+        If there is no such strategy.
+    """
+    if name not in STRATEGIES:
+        raise UsageError(f"no strategy is called {name!r}; there are {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]
+
+
+def chooser_for(strategy: str, task: Task, seed: int, proposal: Proposal | None = None) -> Chooser:
+    """Return what chooses a task's decisions; what is recorded of the task is for it to learn.
 
     Parameters
     ----------
@@ -45,8 +55,6 @@ def chooser_for(
         What is tuned.
     seed : int
         Of the search.
-    seen : iterable of mappings
-        Points that need no trying.
     proposal : Proposal, optional
         Weights for ``mcts``; the analytic ones by default.
 
@@ -55,7 +63,4 @@ def chooser_for(
     UsageError
         If there is no such strategy.
     """
-    make = STRATEGIES.get(strategy)
-    if make is None:
-        raise UsageError(f"no strategy is called {strategy!r}; there are {', '.join(STRATEGIES)}")
-    return make(task, seed, seen, proposal)
+    return strategy_of(strategy)(task, seed, proposal)

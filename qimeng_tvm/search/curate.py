@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,14 @@ class Entry:
 
 def entries(records: Iterable[Record]) -> tuple[Entry, ...]:
     """Return records by operator, machine and rule, in the order they were first measured."""
+    return tuple(_entry(key, group) for key, group in _grouped(records).items())
+
+
+def _grouped(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record]]:
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.workload, record.fingerprint, record.rule), []).append(record)
-    return tuple(_entry(key, group) for key, group in groups.items())
+    return groups
 
 
 def _entry(key: tuple[str, str, str], group: Sequence[Record]) -> Entry:
@@ -126,21 +130,21 @@ def _better(record: Record, known: Record | None) -> bool:
 
 
 def _merge_tvm(into: RecordDatabase, folder: Path) -> None:
-    """Add another folder's MetaSchedule records, which name their workload by its line."""
+    """Add another folder's MetaSchedule records."""
+    have = set(_tvm_records(into.folder))
+    for record in _tvm_records(folder):
+        if record not in have:
+            into.append(tvm_record=record)
+
+
+def _tvm_records(folder: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Yield MetaSchedule's records: the workload, which they name by its line, and the rest."""
     workloads = journal.read(folder / WORKLOADS)
-    have = set(_plain(into.folder))
     for line in journal.read(folder / TRACES):
         number, _, rest = line.strip()[1:-1].partition(b",")
         if int(number) >= len(workloads):
             raise RecordError(f"{folder / TRACES} names workload {int(number)}, {WORKLOADS} has {len(workloads)}")
-        if (workloads[int(number)], rest) not in have:
-            into.append(tvm_record=(workloads[int(number)], rest))
-
-
-def _plain(folder: Path) -> list[tuple[bytes, bytes]]:
-    workloads = journal.read(folder / WORKLOADS)
-    parts = (line.strip()[1:-1].partition(b",") for line in journal.read(folder / TRACES))
-    return [(workloads[int(number)], rest) for number, _, rest in parts if int(number) < len(workloads)]
+        yield workloads[int(number)], rest
 
 
 def prune(database: RecordDatabase, keep: int) -> int:
@@ -150,11 +154,8 @@ def prune(database: RecordDatabase, keep: int) -> int:
     ``keep``. Failures stay: they need no trying again.
     """
     records = database.load()
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in filter(current, records):
-        groups.setdefault((record.workload, record.fingerprint, record.rule), []).append(record)
     kept: list[Record] = []
-    for group in groups.values():
+    for group in _grouped(filter(current, records)).values():
         timed = sorted((r for r in group if r.seconds_min is not None), key=lambda r: r.seconds_min or 0.0)
         kept += [r for r in group if r.seconds_min is None or r in timed[:keep]]
     if len(kept) < len(records):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,44 +21,24 @@ _SMALL = 20_000
 _TRIES = 400
 
 
-class Chooser(Protocol):
-    """What chooses the decisions that are measured next, none of them twice."""
-
-    def default(self) -> Point | None:
-        """Return the analytic decisions, unless they were seen; they count as seen afterwards."""
-
-    def propose(self, count: int, parents: Sequence[Values] = (), score: Score | None = None) -> list[Point]:
-        """Return up to ``count`` new points; fewer only when the space is exhausted."""
-
-    def learn(self, values: Values, seconds: float | None) -> None:
-        """Take a measurement into account; None: it failed."""
-
-    def drop(self, values: Values) -> None:
-        """Take back a proposed point that was not measured."""
-
-
-class Proposer:
-    """Propose points of a space: neighbours of the best ones and random ones, ranked by a score.
+class Chooser(ABC):
+    """What chooses the decisions that are measured next, none of them twice.
 
     Parameters
     ----------
     space : SearchSpace
         The rule's decisions.
     seed : int
-        Same seed and same feedback, same proposals.
+        Same seed and same feedback, same points.
     seen : iterable of mappings
-        Points that need no trying (from the records).
-    epsilon : float
-        Share of proposals taken at random instead of by score.
+        Points that need no trying.
     """
 
-    def __init__(self, space: SearchSpace, seed: int, seen: Iterable[Values] = (), epsilon: float = 0.1) -> None:
+    def __init__(self, space: SearchSpace, seed: int, seen: Iterable[Values] = ()) -> None:
         self.space = space
-        self.epsilon = epsilon
         self._rng = random.Random(seed)
         self._names = tuple(d.name for d in space.decisions)
         self._seen = {self.key(values) for values in seen}
-        self._walk: Iterator[Point] | None = None
 
     def key(self, values: Values) -> Key:
         """Values in the rule's order."""
@@ -68,6 +48,42 @@ class Proposer:
         """Return the analytic decisions, unless they were seen; they count as seen afterwards."""
         point = self.space.defaults()
         return point if self._claim(point) else None
+
+    @abstractmethod
+    def propose(self, count: int, parents: Sequence[Values] = (), score: Score | None = None) -> list[Point]:
+        """Return up to ``count`` new points; fewer only when nothing new is found."""
+
+    def learn(self, values: Values, seconds: float | None) -> None:
+        """Take a measurement into account; None: it failed."""
+        self._seen.add(self.key(values))
+
+    def drop(self, values: Values) -> None:
+        """Take back that a point is on its way: it was not measured, and is not tried again."""
+        self._seen.add(self.key(values))
+
+    def _claim(self, point: Point) -> bool:
+        key = self.key(point)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        return True
+
+
+class Proposer(Chooser):
+    """Propose points of a space: neighbours of the best ones and random ones, ranked by a score.
+
+    Parameters
+    ----------
+    space, seed, seen
+        As of :class:`Chooser`.
+    epsilon : float
+        Share of proposals taken at random instead of by score.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, seen: Iterable[Values] = (), epsilon: float = 0.1) -> None:
+        super().__init__(space, seed, seen)
+        self.epsilon = epsilon
+        self._walk: Iterator[Point] | None = None
 
     def propose(self, count: int, parents: Sequence[Values] = (), score: Score | None = None) -> list[Point]:
         """Return up to ``count`` new points, best first; fewer only when the space is exhausted.
@@ -93,20 +109,6 @@ class Proposer:
             self._claim(point)
             chosen.append(point)
         return chosen
-
-    def learn(self, values: Values, seconds: float | None) -> None:
-        """Note that a point needs no trying; the best ones are handed to :meth:`propose`."""
-        self._seen.add(self.key(values))
-
-    def drop(self, values: Values) -> None:
-        """Nothing to take back: a point that was refused once is not tried again."""
-
-    def _claim(self, point: Point) -> bool:
-        key = self.key(point)
-        if key in self._seen:
-            return False
-        self._seen.add(key)
-        return True
 
     def _pool(self, size: int, parents: Sequence[Values]) -> list[Point]:
         found: dict[Key, Point] = {}
@@ -162,7 +164,7 @@ class RandomProposer(Proposer):
         return [*chosen, *super().propose(count - len(chosen))]
 
 
-class DefaultOnly(Proposer):
+class DefaultOnly(Chooser):
     """Propose the analytic decisions and nothing else."""
 
     def propose(self, count: int, parents: Sequence[Values] = (), score: Score | None = None) -> list[Point]:

@@ -235,7 +235,7 @@ def new_state(
     estimate = None if prior is None else lambda values: float(prior(values, task.info, task.hardware))
     state = TaskState(
         task,
-        chooser_for(strategy, task, seed, [r.decisions for r in records], proposal),
+        chooser_for(strategy, task, seed, proposal),
         DecisionModel(task.space, estimate, seed),
         workload_key(task.func, task.info.threads),
         task.space.defaults(),

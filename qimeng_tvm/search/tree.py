@@ -14,14 +14,13 @@ on its way to be measured counts as a visit that brought nothing, so that a batc
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
 from qimeng_tvm.schedule.contract import Decision, SearchSpace, Value, Values
 from qimeng_tvm.schedule.proposal import Proposal
-from qimeng_tvm.search.proposer import Key, Point, Score
+from qimeng_tvm.search.proposer import Chooser, Key, Point, Score
 
 #: Weight that is shared out evenly among all candidates, proposed or not: a proposal may be wrong.
 TRUST = 0.9
@@ -70,17 +69,13 @@ class Node:
         return BEST_SHARE * self.best / best + (1 - BEST_SHARE) * mean
 
 
-class TreeSearch:
-    """Choose decisions by tree search; drop-in for :class:`~qimeng_tvm.search.proposer.Proposer`.
+class TreeSearch(Chooser):
+    """Choose decisions by tree search.
 
     Parameters
     ----------
-    space : SearchSpace
-        The rule's decisions.
-    seed : int
-        Same seed and same feedback, same points.
-    seen : iterable of mappings
-        Points that need no trying (from the records).
+    space, seed, seen
+        As of :class:`~qimeng_tvm.search.proposer.Chooser`.
     prior : Proposal, optional
         Weights of the candidates; without one all are as good.
     exploration : float
@@ -99,27 +94,12 @@ class TreeSearch:
         exploration: float = EXPLORATION,
         backup: bool = True,
     ) -> None:
-        self.space = space
+        super().__init__(space, seed, seen)
         self.exploration = exploration
         self.backup = backup
         self.root = Node()
-        self._rng = random.Random(seed)
-        self._names = tuple(d.name for d in space.decisions)
-        self._seen = {self.key(values) for values in seen}
         self._weights = tuple(weights_of(d, prior) for d in space.decisions)
         self._best = 0.0
-
-    def key(self, values: Values) -> Key:
-        """Values in the rule's order."""
-        return tuple(values.get(name, "") for name in self._names)
-
-    def default(self) -> Point | None:
-        """Return the analytic decisions, unless they were seen; they count as seen afterwards."""
-        point = self.space.defaults()
-        if self.key(point) in self._seen:
-            return None
-        self._claim(point)
-        return point
 
     def propose(self, count: int, parents: Sequence[Values] = (), score: Score | None = None) -> list[Point]:
         """Return up to ``count`` new points; fewer only when nothing new is found.
@@ -145,8 +125,8 @@ class TreeSearch:
     def learn(self, values: Values, seconds: float | None) -> None:
         """Take a measurement, or a failure (None), into account, along the whole path."""
         rate = 1.0 / seconds if seconds else 0.0
+        super().learn(values, seconds)
         self._best = max(self._best, rate)
-        self._seen.add(self.key(values))
         for node in self._path(values):
             node.visits += 1
             node.pending = max(0, node.pending - 1)
@@ -158,10 +138,11 @@ class TreeSearch:
         for node in self._path(values):
             node.pending = max(0, node.pending - 1)
 
-    def _claim(self, point: Point) -> None:
-        self._seen.add(self.key(point))
-        for node in self._path(point):
+    def _claim(self, point: Point) -> bool:
+        new = super()._claim(point)
+        for node in self._path(point) if new else ():
             node.pending += 1
+        return new
 
     def _path(self, values: Values) -> list[Node]:
         """Return the nodes of a point from the root on, making those that are missing."""

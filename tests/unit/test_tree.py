@@ -142,7 +142,7 @@ def test_strategies_by_name():
 
     assert set(STRATEGIES) == {"mcts", "evolve", "random", "default"}
     assert type(chooser_for("evolve", Bare, 0)) is Proposer
-    assert isinstance(chooser_for("mcts", Bare, 0, (), Proposal(MappingProxyType({}))), TreeSearch)
+    assert isinstance(chooser_for("mcts", Bare, 0, Proposal(MappingProxyType({}))), TreeSearch)
     with pytest.raises(UsageError, match="no strategy is called 'luck'; there are mcts, evolve, random, default"):
         chooser_for("luck", Bare, 0)
 
