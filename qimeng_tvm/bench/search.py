@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import geometric_mean, median
-from typing import Any
 
 from qimeng_tvm.errors import UsageError
 from qimeng_tvm.hardware import Hardware
@@ -158,9 +155,10 @@ def run_search_bench(
 
 def known_systems() -> dict[str, System]:
     """Return what can be benchmarked by name."""
+    from qimeng_tvm.bench.stock import tune_stock  # noqa: PLC0415 (it imports TVM)
     from qimeng_tvm.search.choose import STRATEGIES  # noqa: PLC0415 (it imports TVM)
 
-    return {**{name: _ours(name) for name in STRATEGIES}, STOCK: _stock}
+    return {**{name: _ours(name) for name in STRATEGIES}, STOCK: tune_stock}
 
 
 def _ours(strategy: str) -> System:
@@ -184,47 +182,6 @@ def _ours(strategy: str) -> System:
         return points
 
     return run
-
-
-def _stock(request: Request, hardware: Hardware, seed: int, trials: int) -> list[Point]:
-    """Tune with MetaSchedule's own space and search (packing of a constant B is not in it)."""
-    from tvm.ir.utils import derived_object  # noqa: PLC0415
-    from tvm.s_tir import meta_schedule as ms  # noqa: PLC0415
-
-    from qimeng_tvm.bench.peers import tvmlib  # noqa: PLC0415
-    from qimeng_tvm.bench.peers.tvm_metaschedule import build_candidate  # noqa: PLC0415
-    from qimeng_tvm.numerics import flops  # noqa: PLC0415
-
-    threads = request.threads or 1
-    points: list[Point] = []
-    start, work = time.monotonic(), flops(request)
-
-    @derived_object
-    class Note(ms.measure_callback.PyMeasureCallback):  # type: ignore[misc]
-        """Note every trial as it comes."""
-
-        def apply(self, _scheduler: Any, _task: int, _candidates: Any, _built: Any, results: Any) -> None:
-            for result in results:
-                seconds = [float(s) for s in result.run_secs or ()]
-                speed = work / min(seconds) / 1e9 if seconds else 0.0
-                best = max(speed, points[-1][2] if points else 0.0)
-                points.append((len(points) + 1, time.monotonic() - start, best))
-
-    # MetaSchedule logs to standard output, which may be where the JSON goes.
-    with tempfile.TemporaryDirectory(prefix="qimeng-search-") as folder, redirect_stdout(sys.stderr):
-        ms.tune_tir(
-            tvmlib.product_module(request),
-            tvmlib.host_target(threads),
-            folder,
-            max_trials_global=trials,
-            num_trials_per_iter=min(16, trials),
-            num_tuning_cores=1,
-            builder=ms.builder.LocalBuilder(max_workers=hardware.cores, f_build=build_candidate),
-            runner=ms.runner.LocalRunner(timeout_sec=20),
-            measure_callbacks=[Note(), *ms.measure_callback.MeasureCallback.create("default")],
-            seed=seed,
-        )
-    return points
 
 
 def standings(curves: Sequence[Curve]) -> tuple[Standing, ...]:

@@ -39,7 +39,8 @@ BYTES = Original("u8s8 gemm 13x24x21 bias", "int8", (_U8, *_PACKED, ("kc", ALL))
 BYTES_NT = Original("u8s8 gemm 16x32x64 NT", "int8", (_U8, *_PACKED, ("kc", ALL)))
 BYTES_NN = Original("u8s8 gemm 16x32x64", "int8", (_U8, *_PACKED, ("kc", ALL)))
 BATCH = Original("f32 gemm 3 x 12x16x20", "f32", (_F32, *_TILE, ("pack_a", "none"), ("pack_b", "none"), ("kc", ALL)))
-SHARED = Original("f32 gemm 12x16x8192", "f32", (_F32, *_PACKED, ("kc", 64), ("parallel", "yes")), threads=2)
+#: Long enough that on a busy machine too its cores are at work at the same time.
+SHARED = Original("f32 gemm 48x64x16384", "f32", (_F32, *_PACKED, ("kc", 64), ("parallel", "yes")), threads=2)
 
 CONTROLS = [SPLIT, WEIGHTS, TRANSPOSED, ROUNDED, BYTES, BYTES_NN, BYTES_NT, BATCH, SHARED]
 
