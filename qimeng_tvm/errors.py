@@ -23,6 +23,10 @@ class RequestError(UsageError):
     """The line of text, or the arguments built from it, do not name an operator we can make."""
 
 
+class ModelError(QimengError):
+    """A model cannot be read, or there is nothing in it that can be served."""
+
+
 class HardwareError(QimengError):
     """The machine, or a hardware profile, cannot be understood."""
 

@@ -16,6 +16,7 @@ from tvm.script import relax as R
 from qimeng_tvm.comparison import Comparison, Reference, compare, reference
 from qimeng_tvm.errors import BuildError
 from qimeng_tvm.numerics import bytes_moved, flops, make_inputs, oracle, tolerance
+from qimeng_tvm.relax.canonical import order_operands
 from qimeng_tvm.request import Request, validate
 
 __all__ = [
@@ -73,6 +74,7 @@ def legalize_and_fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRMod
     passes = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
+        order_operands(),
         fold_transposes(),
         relax.transform.DeadCodeElimination(),
         relax.transform.LegalizeOps(),

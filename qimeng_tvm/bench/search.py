@@ -1,20 +1,22 @@
-"""Sample efficiency: how good the best schedule is after so many trials, and so many seconds, by strategy."""
+"""Sample efficiency: every operator is tuned by every strategy with several seeds, and the runs are kept."""
 
 from __future__ import annotations
 
-import json
-import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import geometric_mean, median
+from typing import TYPE_CHECKING, Any
 
+from qimeng_tvm.bench.curves import Curve, Point, append, read_journal
+from qimeng_tvm.bench.entrant import STOCK, Entrant, parse_entrant
 from qimeng_tvm.errors import UsageError
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.request import Request, parse
-from qimeng_tvm.search import journal
+
+if TYPE_CHECKING:
+    from qimeng_tvm.schedule.apply import Task
 
 #: Small, large, skinny, odd, and the narrow types.
 OPERATORS = (
@@ -25,79 +27,23 @@ OPERATORS = (
     "bf16 GEMM 512x512x512",
     "u8s8 GEMM 512x512x512 with weights",
 )
-#: Trials at which curves are told.
-COUNTS = (1, 8, 16, 32, 64)
-#: Share of the best known that counts as reached.
-REACHED = 0.95
-STOCK = "metaschedule"
-
-#: (trial, seconds since the start, best GFLOP/s so far).
-Point = tuple[int, float, float]
-System = Callable[[Request, Hardware, int, int], list[Point]]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One run of one strategy.
+class Job:
+    """One run that is asked for: what to tune, where, and how."""
 
-    Attributes
-    ----------
-    operator, system : str
-        What was tuned, by what.
-    seed, trials : int
-        Of the run.
-    points : tuple of (int, float, float)
-        Trial, seconds since the start, best GFLOP/s so far.
-    """
-
-    operator: str
-    system: str
+    line: str
+    request: Request
+    hardware: Hardware
     seed: int
     trials: int
-    points: tuple[Point, ...]
-
-    def at(self, trials: int) -> float:
-        """Return the best GFLOP/s after so many trials; 0 when nothing gave a time."""
-        return max((best for trial, _, best in self.points if trial <= trials), default=0.0)
-
-    def reaches(self, speed: float) -> float:
-        """Return the first trial that is as fast as that; infinity when none is."""
-        return min((float(trial) for trial, _, best in self.points if best >= speed), default=math.inf)
-
-    @property
-    def seconds(self) -> float:
-        """Of the whole run."""
-        return self.points[-1][1] if self.points else 0.0
 
 
-@dataclass(frozen=True)
-class Standing:
-    """One strategy on one operator, over its seeds.
-
-    Attributes
-    ----------
-    operator, system : str
-        Which.
-    shares : Mapping[int, float]
-        Trials -> median speed, as a share of the best known.
-    spread : Mapping[int, float]
-        Trials -> slowest and fastest seed's difference, as such a share.
-    to_95 : float
-        Median trials to 95 % of the best known; infinity when half of the seeds do not get there.
-    area : float
-        Mean share over all trials, median of the seeds.
-    seconds_per_trial : float
-        Median.
-    """
-
-    operator: str
-    system: str
-    shares: Mapping[int, float]
-    spread: Mapping[int, float]
-    to_95: float
-    area: float
-    seconds_per_trial: float
+System = Callable[[Job], list[Point]]
+#: ``advise(task, line, entrant, seed)``: the adviser of a run with ``+llm``, as ``tune(adviser=...)`` takes it.
+Advise = Callable[["Task", str, Entrant, int], Any]
+Say = Callable[[str], None]
 
 
 def run_search_bench(
@@ -108,6 +54,7 @@ def run_search_bench(
     trials: int = 16,
     seeds: int = 5,
     partial: Path | None = None,
+    advise: Advise | None = None,
     say: Say = lambda _: None,
 ) -> tuple[Curve, ...]:
     """Tune every operator by every strategy with several seeds, each from nothing.
@@ -117,7 +64,8 @@ def run_search_bench(
     Parameters
     ----------
     systems : sequence of str
-        Strategies of :data:`~qimeng_tvm.search.choose.STRATEGIES`, and ``metaschedule``: TVM's own space and search.
+        Names as :func:`~qimeng_tvm.bench.entrant.parse_entrant` reads them: ``mcts``, ``mcts-backup``, ``mcts+llm``,
+        and ``metaschedule``, which is TVM's own space and search.
     hardware : Hardware
         This machine, measured.
     operators : sequence of str
@@ -126,125 +74,82 @@ def run_search_bench(
         Of each run; runs of each strategy and operator.
     partial : Path, optional
         File of finished runs that an interrupted benchmark continues from.
+    advise : callable, optional
+        Makes the adviser of a run with ``+llm``; without it such names are refused.
     say : callable
         Told of every run.
 
     Raises
     ------
     UsageError
-        If there is no such strategy, or the file is of something else.
+        If a name stands for nothing, a model is needed and none was given, or the file is of something else.
     """
-    known = known_systems()
-    unknown = [name for name in systems if name not in known]
-    if unknown:
-        raise UsageError(f"no strategy is called {unknown[0]!r}; there are {', '.join(known)}")
-    done = _read(partial)
+    known = {name: system_of(name, advise) for name in systems}
+    done = {} if partial is None else read_journal(partial)
+    machine = f"{hardware.name} ({hardware.fingerprint})"
     found = []
     for seed in range(seeds):
         for operator in operators:
-            for name in systems:
+            for name, run in known.items():
                 key = (operator, name, seed, trials)
                 if key not in done:
-                    points = known[name](parse(operator), hardware, seed, trials)
-                    done[key] = Curve(operator, name, seed, trials, tuple(points))
-                    _append(partial, done[key])
+                    points = run(Job(operator, parse(operator), hardware, seed, trials))
+                    done[key] = Curve(*key, tuple(points), machine)
+                    if partial is not None:
+                        append(partial, done[key])
                     say(f"{operator}, {name}, seed {seed}: {done[key].at(trials):.1f} GFLOP/s")
                 found.append(done[key])
     return tuple(found)
 
 
-def known_systems() -> dict[str, System]:
-    """Return what can be benchmarked by name."""
+def system_of(name: str, advise: Advise | None = None) -> System:
+    """Return what runs a system of that name.
+
+    Raises
+    ------
+    UsageError
+        If it stands for nothing, or a model is needed and none was given.
+    """
     from qimeng_tvm.bench.stock import tune_stock  # noqa: PLC0415 (it imports TVM)
     from qimeng_tvm.search.choose import STRATEGIES  # noqa: PLC0415 (it imports TVM)
 
-    return {**{name: _ours(name) for name in STRATEGIES}, STOCK: tune_stock}
+    entrant = parse_entrant(name, tuple(STRATEGIES))
+    if entrant.strategy == STOCK:
+        return lambda job: tune_stock(job.request, job.hardware, job.seed, job.trials)
+    if entrant.llm and advise is None:
+        raise UsageError(f"{name!r} needs a language model, and none was named")
+    return lambda job: _ours(job, entrant, advise)
 
 
-def _ours(strategy: str) -> System:
-    def run(request: Request, hardware: Hardware, seed: int, trials: int) -> list[Point]:
-        from qimeng_tvm.api import task_of  # noqa: PLC0415
-        from qimeng_tvm.hardware import configure_threads  # noqa: PLC0415
-        from qimeng_tvm.search import tune  # noqa: PLC0415 (xgboost and MetaSchedule are needed only here)
+def _ours(job: Job, entrant: Entrant, advise: Advise | None) -> list[Point]:
+    from qimeng_tvm.api import task_of  # noqa: PLC0415
+    from qimeng_tvm.hardware import configure_threads  # noqa: PLC0415
+    from qimeng_tvm.search import tune  # noqa: PLC0415 (xgboost and MetaSchedule are needed only here)
 
-        threads = request.threads or 1
-        task = task_of(request, hardware, threads)
-        configure_threads(threads)
-        points: list[Point] = []
-        start = time.monotonic()
+    threads = job.request.threads or 1
+    task = task_of(job.request, job.hardware, threads)
+    configure_threads(threads)
+    points: list[Point] = []
+    options: dict[str, Any] = {"without": entrant.without} if entrant.without else {}
+    start = time.monotonic()
+    if entrant.llm and advise is not None:
+        options["adviser"] = advise(task, job.line, entrant, job.seed)
 
-        def note(done: int, _total: int, best: float, _left: float) -> None:
-            if done:
-                points.append((done, time.monotonic() - start, best))
+    def note(done: int, _total: int, best: float, _left: float) -> None:
+        if done:
+            points.append((done, time.monotonic() - start, best))
 
-        with tempfile.TemporaryDirectory(prefix="qimeng-search-") as folder:
-            tune(task, trials, folder, hardware, threads, seed, note, strategy=strategy)
-        return points
-
-    return run
-
-
-def standings(curves: Sequence[Curve]) -> tuple[Standing, ...]:
-    """Return what the runs come to, strategy by strategy on every operator."""
-    found = []
-    for operator in dict.fromkeys(c.operator for c in curves):
-        here = [c for c in curves if c.operator == operator]
-        best = max((c.at(c.trials) for c in here), default=0.0)
-        if not best:
-            continue
-        for system in dict.fromkeys(c.system for c in here):
-            found.append(_standing([c for c in here if c.system == system], best))
-    return tuple(found)
+    with tempfile.TemporaryDirectory(prefix="qimeng-search-") as folder:
+        found = tune(
+            task, job.trials, folder, job.hardware, threads, job.seed, note, strategy=entrant.strategy, **options
+        )
+    return timed_again(points, found.results[0].gflops)
 
 
-def _standing(runs: Sequence[Curve], best: float) -> Standing:
-    trials = min(run.trials for run in runs)
-    counts = [n for n in COUNTS if n <= trials]
-    shares = {n: [run.at(n) / best for run in runs] for n in counts}
-    return Standing(
-        operator=runs[0].operator,
-        system=runs[0].system,
-        shares={n: median(values) for n, values in shares.items()},
-        spread={n: max(values) - min(values) for n, values in shares.items()},
-        to_95=median(run.reaches(REACHED * best) for run in runs),
-        area=median(sum(run.at(n) for n in range(1, trials + 1)) / trials / best for run in runs),
-        seconds_per_trial=median(run.seconds / max(1, len(run.points)) for run in runs),
-    )
+def timed_again(points: Sequence[Point], speed: float) -> list[Point]:
+    """Return the points with what tuning came to in the last one, as it is in TVM's own curve.
 
-
-def summary(found: Sequence[Standing]) -> dict[str, dict[str, float]]:
-    """Return each strategy's figures over all operators: geometric means, and how often 95 % was reached."""
-    told = {}
-    for system in dict.fromkeys(s.system for s in found):
-        own = [s for s in found if s.system == system]
-        counts = sorted(set.intersection(*(set(s.shares) for s in own)))
-        told[system] = {
-            **{f"share@{n}": geometric_mean(max(s.shares[n], 1e-6) for s in own) for n in counts},
-            "area": geometric_mean(max(s.area, 1e-6) for s in own),
-            "reached": sum(math.isfinite(s.to_95) for s in own) / len(own),
-            "seconds_per_trial": geometric_mean(max(s.seconds_per_trial, 1e-6) for s in own),
-        }
-    return told
-
-
-def _read(path: Path | None) -> dict[tuple[str, str, int, int], Curve]:
-    """Return the finished runs of a file; a last one that a kill tore is dropped."""
-    if path is None:
-        return {}
-    journal.repair(path)
-    found = {}
-    for number, line in enumerate(journal.read(path), 1):
-        try:
-            entry = json.loads(line)
-            points = tuple((int(n), float(s), float(g)) for n, s, g in entry.pop("points"))
-            curve = Curve(**entry, points=points)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise UsageError(f"{path} line {number} is no run of this benchmark: name another file") from error
-        found[curve.operator, curve.system, curve.seed, curve.trials] = curve
-    return found
-
-
-def _append(path: Path | None, curve: Curve) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        journal.append(path, [json.dumps(asdict(curve)).encode()])
+    The finalists' second timing makes it faster; a finalist that was found wrong then never counted.
+    """
+    kept = [(trial, seconds, min(best, speed)) for trial, seconds, best in points]
+    return [*kept[:-1], (*kept[-1][:2], speed)] if kept else []

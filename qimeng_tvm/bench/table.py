@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.table import Table
 
+from qimeng_tvm.bench.against import stock_summary
+from qimeng_tvm.bench.efficiency import Standing, summary
+from qimeng_tvm.bench.entrant import STOCK
 from qimeng_tvm.bench.result import BenchResult, Row
-from qimeng_tvm.bench.search import Standing
+from qimeng_tvm.bench.search_report import Report
 
 
 def _systems(result: BenchResult) -> list[str]:
@@ -113,13 +117,44 @@ def summary_lines(result: BenchResult) -> list[str]:
 def search_table(standings: Sequence[Standing]) -> Table:
     """Return one row a strategy and operator: shares of the best known speed after so many trials."""
     counts = sorted({n for s in standings for n in s.shares})
-    table = Table(box=None, pad_edge=False)
+    # Only over the same trials can means be compared.
+    common = max(set.intersection(*(set(s.area) for s in standings)), default=0) if standings else 0
+    table = Table(box=None, pad_edge=False, caption="median of the seeds, their spread in brackets")
     for column in ("operator", "strategy"):
         table.add_column(column)
-    for column in (*(f"at {n}" for n in counts), "to 95 %", "area", "s / trial"):
+    for column in ("seeds", *(f"at {n}" for n in counts), "to 95 %", f"area to {common}", "s / trial"):
         table.add_column(column, justify="right")
     for s in standings:
-        shares = (f"{s.shares[n]:.3f} ({s.spread[n]:.2f})" if n in s.shares else "-" for n in counts)
-        reached = f"{s.to_95:.0f}" if s.to_95 < float("inf") else "never"
-        table.add_row(s.operator, s.system, *shares, reached, f"{s.area:.3f}", f"{s.seconds_per_trial:.2f}")
+        shares = (f"{s.shares[n].median:.3f} ({s.shares[n].spread:.2f})" if n in s.shares else "-" for n in counts)
+        reached = f"{s.to_95.median:.3g}" if math.isfinite(s.to_95.median) else "never"
+        area = f"{s.area[common].median:.3f}" if common else "-"
+        seconds = f"{s.seconds_per_trial.median:.2f}"
+        table.add_row(s.operator, s.system, str(s.to_95.seeds), *shares, reached, area, seconds)
     return table
+
+
+def search_lines(report: Report) -> list[str]:
+    """Return what the search benchmark comes to in words: means, against TVM's own search, verdicts, notes."""
+    lines = []
+    for name, figures in summary(report.standings).items():
+        lines.append(f"{name}: " + ", ".join(f"{k} {v:.3g}" for k, v in figures.items()))
+    for name, told in stock_summary(report.against).items():
+        never = f"; on {told['never']} of the operators it never has it" if told["never"] else ""
+        fewer = (
+            f"{told['fewer']:.3g}x fewer trials for what that has at its end ({told['fewer_than_first']:.3g}x fewer "
+            f"than it needed itself){never}"
+            if told["fewer"]
+            else "never as fast as that at its end"
+        )
+        lines.append(
+            f"{name} beside {STOCK}, {told['operators']} operators: {told['speed']:.3g}x within {told['trials']} "
+            f"trials of its speed after {told['stock_trials']} (least {told['least_speed']:.3g}x), {fewer}, "
+            f"{told['seconds']:.3g}x its seconds a trial"
+        )
+    for v in report.verdicts:
+        other = v.second if v.trials == v.second_trials else f"{v.second} at {v.second_trials}"
+        lines.append(
+            f"{v.first} at {v.trials} trials is {v.ratio:.3f}x {other} ({v.low:.3f} to {v.high:.3f}, "
+            f"{v.operators} operators, {v.seeds} seeds): {v.says}"
+        )
+    return [*lines, *(f"note: {note}" for note in report.notes)]

@@ -367,6 +367,12 @@ class Worker:
         with self._lock:
             self._drop()
 
+    def abort(self) -> None:
+        """Kill the process at once, from another thread: a call under way answers that it was killed."""
+        process = self._process
+        if process is not None:
+            process.end()
+
     def __enter__(self) -> Worker:
         return self
 

@@ -85,7 +85,11 @@ def gemm(
 @app.command()
 def search(
     systems: Annotated[
-        str, typer.Option(help="Strategies, comma separated: mcts, evolve, random, default, metaschedule (TVM's own).")
+        str,
+        typer.Option(
+            help="Strategies, comma separated, each less some of its parts where '-PART' says so: mcts, mcts-backup, "
+            "evolve, random, default, metaschedule (TVM's own), ... 'none' runs nothing."
+        ),
     ] = "mcts,evolve,random",
     trials: Annotated[int, typer.Option(min=1, help="Of each run.")] = 16,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each strategy and operator.")] = 5,
@@ -93,37 +97,48 @@ def search(
         str | None, typer.Option(help="Lines, ';' between them (default: six matrix products).")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the curves to FILE ('-': standard output).")
+        Path | None, typer.Option("--json", help="Write the result to FILE ('-': standard output).")
     ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Folder for the curves as pictures.")] = None,
     resume: Annotated[Path | None, typer.Option(help="File that an interrupted run continues from.")] = None,
+    curves: Annotated[
+        list[Path] | None, typer.Option(help="Tell of this file's finished runs too (may be repeated).")
+    ] = None,
 ) -> None:
     """Strategies of tuning: how good the best schedule is after so many trials."""
-    from dataclasses import asdict
-
-    from qimeng_tvm.bench.search import OPERATORS, run_search_bench, standings, summary
-    from qimeng_tvm.bench.table import search_table
+    from qimeng_tvm.bench.curves import read_curves
+    from qimeng_tvm.bench.search import OPERATORS, run_search_bench
+    from qimeng_tvm.bench.search_report import Report
+    from qimeng_tvm.bench.table import search_lines, search_table
     from qimeng_tvm.files import write_atomic
     from qimeng_tvm.hardware import host, measured
 
     console = Console(stderr=True, highlight=False)
-    lines = OPERATORS if operators is None else tuple(x.strip() for x in operators.split(";") if x.strip())
-    curves = run_search_bench(
-        _words(systems), measured(host()), operators=lines, trials=trials, seeds=seeds, partial=resume,
-        say=lambda text: console.print(text, style="dim", markup=False, soft_wrap=True),
-    )  # fmt: skip
-    found = standings(curves)
-    # Infinity is no number of JSON.
-    told = [{**asdict(s), "to_95": s.to_95 if s.to_95 < float("inf") else None} for s in found]
-    text = json.dumps({"summary": summary(found), "standings": told, "curves": [asdict(c) for c in curves]})
+    lines = None if operators is None else tuple(x.strip() for x in operators.split(";") if x.strip())
+    found = [curve for path in curves or () for curve in read_curves(path) if lines is None or curve.operator in lines]
+    if systems != "none":
+        ran = run_search_bench(
+            _words(systems), measured(host()), operators=lines or OPERATORS, trials=trials, seeds=seeds,
+            partial=resume, say=lambda text: console.print(text, style="dim", markup=False, soft_wrap=True),
+        )  # fmt: skip
+        found = [*ran, *found]
+    if not found:
+        raise UsageError("there is no run to tell of: name systems, or files of runs with --curves")
+    report = Report.of(found)
+    if svg is not None:
+        from qimeng_tvm.bench.search_plots import write_plots
+
+        write_plots(report.curves, svg)
+    text = json.dumps(report.to_json())
     if json_file is not None and str(json_file) == "-":
         typer.echo(text)
         return
     if json_file is not None:
         write_atomic(json_file, text + "\n")
     out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-    out.print(search_table(found))
-    for name, figures in summary(found).items():
-        out.print(f"{name}: " + ", ".join(f"{k} {v:.3g}" for k, v in figures.items()), soft_wrap=True)
+    out.print(search_table(report.standings))
+    for line in search_lines(report):
+        out.print(line, soft_wrap=True, markup=False)
 
 
 def _words(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""``qimeng tune "<line>"``: search decisions, and keep what was found in the records."""
+"""``qimeng tune "<line>"`` and ``qimeng tune MODEL``: search decisions, and keep what was found in the records."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from qimeng_tvm.commands.model import tune_file
 from qimeng_tvm.commands.options import LLM_HELP, Spending
 from qimeng_tvm.commands.run import shown_value
+from qimeng_tvm.errors import UsageError
 
 if TYPE_CHECKING:
     from qimeng_tvm.search import TuneResult
 
 
 def tune(
-    line: Annotated[str, typer.Argument(help='What to tune, e.g. "f32 GEMM 1024x1024x1024 on this CPU".')],
+    line: Annotated[
+        str,
+        typer.Argument(
+            metavar="LINE|MODEL",
+            help='What to tune, e.g. "f32 GEMM 1024x1024x1024 on this CPU", or a model: *.onnx, *.pt2, *.json.',
+        ),
+    ],
     strategy: Annotated[str | None, typer.Option(help="mcts, evolve, random or default.")] = None,
     trials: Annotated[int, typer.Option(min=0, help="Measured trials, those of earlier runs included.")] = 32,
     time_limit: Annotated[
@@ -30,12 +38,37 @@ def tune(
         str | None, typer.Option(help=f"Who proposes what to try (default: the analytic model): {LLM_HELP}.")
     ] = None,
     budget: Spending = None,
+    rpc: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Measure on the machines behind this TVM RPC tracker (with --key)."),
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Key of the machines' servers at the tracker.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Measure decisions of the rule that serves an operator; `qimeng run` and model builds find the records.
+    """Measure decisions of the rules that serve an operator or a model; `qimeng run` and model builds find the records.
 
     What is interrupted goes on with the same command.
     """
+    from qimeng_tvm.relax.sources import is_model
+    from qimeng_tvm.search.tracker import Rpc
+
+    tracker = Rpc.parse(rpc, key)
+    if is_model(line):
+        if tracker is not None:
+            raise UsageError("--rpc is for one operator: a model is tuned on this machine")
+        if llm is not None:
+            raise UsageError("--llm is for one operator: without it the analytic model proposes what to try of each")
+        tune_file(
+            line,
+            as_json=as_json,
+            trials=trials,
+            strategy=strategy,
+            threads=threads,
+            seed=seed,
+            database=out,
+            time_limit=time_limit,
+        )
+        return
     from qimeng_tvm.api import default_database
     from qimeng_tvm.search.progress import TuneBar
     from qimeng_tvm.tuner import tune_line
@@ -59,6 +92,7 @@ def tune(
             budget=budget,
             say=say,
             bar=None if as_json else bar,
+            rpc=tracker,
         )
     if as_json:
         typer.echo(json.dumps(_to_json(found, folder)))

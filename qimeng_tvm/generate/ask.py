@@ -58,6 +58,9 @@ class Question(Generic[Form, Value]):
     check : callable
         Turns an answer of that form into a value, or raises :class:`Refused`. Any other error of ours ends the
         conversation: nothing that the model says can mend it.
+    told : str
+        What a recorded answer is known by; the prompt's text by default. For a prompt that tells measured times, which
+        is never the same twice.
     """
 
     label: str
@@ -65,13 +68,14 @@ class Question(Generic[Form, Value]):
     schema: Mapping[str, Any]
     form: type[Form]
     check: Callable[[Form], Value]
+    told: str = ""
 
     def request(self, messages: Sequence[Message] = (), replies: Sequence[str] = ()) -> Request:
         """Return the next request of the conversation, the first one by default."""
         return Request(
             purpose=f"{self.label}, round {len(replies) + 1}",
             messages=tuple(messages) or (Message("user", self.prompt.text),),
-            key=digest(self.label, self.prompt.text, [digest(r) for r in replies]),
+            key=digest(self.label, self.told or self.prompt.text, [digest(r) for r in replies]),
             schema=self.schema,
         )
 

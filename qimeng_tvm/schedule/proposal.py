@@ -24,10 +24,43 @@ class Weighted:
         Among the rule's.
     prior : tuple of float
         How probable each of them is the best; they add up to 1.
+    why : str
+        For people, one line.
     """
 
     candidates: tuple[Value, ...]
     prior: tuple[float, ...]
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What goes together.
+
+    Attributes
+    ----------
+    when : Mapping[str, value]
+        If a point has all of these values,
+    then : Mapping[str, tuple of values]
+        each of these decisions should have one of the values named.
+    why : str
+        For people, one line.
+    """
+
+    when: Mapping[str, Value]
+    then: Mapping[str, tuple[Value, ...]]
+    why: str = ""
+
+    def broken(self, values: Values) -> bool:
+        """Tell whether a point does not keep to it; decisions that a point does not name break nothing."""
+        if any(values.get(name) != value for name, value in self.when.items()):
+            return False
+        return any(name in values and values[name] not in allowed for name, allowed in self.then.items())
+
+    def __str__(self) -> str:
+        when = ", ".join(f"{n}={v}" for n, v in self.when.items())
+        then = ", ".join(f"{n} in {list(v)}" for n, v in self.then.items())
+        return f"{f'with {when}: ' if when else ''}{then}"
 
 
 @dataclass(frozen=True)
@@ -40,10 +73,20 @@ class Proposal:
         By decision; of a decision that is not named, every candidate is as good.
     why : str
         For people.
+    constraints : tuple of Constraint
+        Between decisions.
+    dropped : tuple of str
+        What was proposed and is not in it, because the rule does not allow it; one line each.
     """
 
     choices: Mapping[str, Weighted]
     why: str = ""
+    constraints: tuple[Constraint, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    def broken(self, values: Values) -> Constraint | None:
+        """Return the first constraint that a point does not keep to; None when it keeps to all."""
+        return next((c for c in self.constraints if c.broken(values)), None)
 
     def apply(self, space: SearchSpace) -> SearchSpace:
         """Return the space with the proposed candidates alone, in the rule's order.
@@ -59,7 +102,8 @@ class Proposal:
         defaults: Values = space.defaults()
         if any(defaults[d.name] not in d.candidates for d in narrow.decisions):
             defaults = self.likeliest(narrow)
-        return replace(narrow, decisions=tuple(replace(d, default=defaults[d.name]) for d in narrow.decisions))
+        decisions = tuple(replace(d, default=defaults[d.name]) for d in narrow.decisions)
+        return replace(narrow, decisions=decisions)
 
     def likeliest(self, space: SearchSpace, fixed: Values | None = None) -> dict[str, Value]:
         """Return the most probable legal point of a space.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qimeng_tvm.search.progress import TuneBar
     from qimeng_tvm.search.records import Record, RecordDatabase, workload_key
     from qimeng_tvm.search.session import Progress
+    from qimeng_tvm.search.tracker import Rpc
     from qimeng_tvm.search.tuning import TaskResult, TuneResult, tune
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Progress",
     "Record",
     "RecordDatabase",
+    "Rpc",
     "TaskResult",
     "TuneBar",
     "TuneResult",
@@ -32,6 +34,7 @@ _HOMES = {
     "Progress": "session",
     "Record": "records",
     "RecordDatabase": "records",
+    "Rpc": "tracker",
     "TaskResult": "tuning",
     "TuneBar": "progress",
     "TuneResult": "tuning",

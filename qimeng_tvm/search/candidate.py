@@ -24,14 +24,15 @@ from qimeng_tvm.check.buffers import numpy_dtype
 from qimeng_tvm.hardware import use_threads
 from qimeng_tvm.schedule.analysis import contraction_of, find_anchor_through_producers, root_blocks
 from qimeng_tvm.schedule.prepack import MAIN, PACK, split_prepack
+from qimeng_tvm.search.rungs import more_repeats
 
 Array = npt.NDArray[Any]
 
-#: Candidates slower than the best by this factor are timed only roughly.
-_CLEARLY_SLOWER = 2.5
 #: Seconds of timing for one candidate.
-_BUDGET = 0.25
+_BUDGET = 0.15
 _BATCH = 0.004
+#: Repeats of a candidate that is among the fastest: enough to find its minimum, and no more than that.
+_MOST = 12
 _KEEP_BUILT = 32
 _KEEP_PROBES = 4
 _EXACT = {"float32": 2**24, "float64": 2**53, "float16": 2**11, "bfloat16": 2**8}
@@ -94,21 +95,38 @@ def _bare_product(func: Any) -> tuple[tuple[int, str], tuple[int, str], str] | N
 
 
 @dataclass(frozen=True)
-class _Built:
+class Built:
+    """A candidate as machine code.
+
+    Attributes
+    ----------
+    library : module
+        With ``main``, and ``pack_b`` when a constant operand is packed beforehand.
+    packs : bool
+        Whether it is.
+    params : tuple of (shape, dtype)
+        What ``main`` takes, the output last.
+    """
+
     library: Any
     packs: bool
     params: tuple[tuple[tuple[int, ...], str], ...]
 
 
-_built: OrderedDict[str, _Built] = OrderedDict()
+_built: OrderedDict[str, Built] = OrderedDict()
 
 
-def build(token: str, module: str, target: Mapping[str, Any]) -> None:
-    """Compile a scheduled module (``save_json``) in memory and keep it under its token."""
+def compile_module(module: str, target: Mapping[str, Any]) -> Built:
+    """Compile a scheduled module (``save_json``) in memory."""
     operator = split_prepack(tvm.ir.load_json(module)[MAIN])
     library = lowering.build(operator.module, Target(dict(target)))
     params = tuple((tuple(int(x) for x in p.shape), str(p.dtype)) for p in operator.main.params)
-    _built[token] = _Built(library, operator.packs, params)
+    return Built(library, operator.packs, params)
+
+
+def build(token: str, module: str, target: Mapping[str, Any]) -> None:
+    """Compile a scheduled module and keep it under its token."""
+    _built[token] = compile_module(module, target)
     while len(_built) > _KEEP_BUILT:
         _built.popitem(last=False)
 
@@ -117,13 +135,15 @@ def build(token: str, module: str, target: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
+    """Inputs, and the output that they must give: to the bit when ``exact``."""
+
     inputs: tuple[Any, ...]
     expected: Array
     exact: bool
 
 
-_cases: OrderedDict[str, _Case] = OrderedDict()
+_cases: OrderedDict[str, Case] = OrderedDict()
 
 
 def make_inputs(probe: Probe) -> tuple[Array, ...]:
@@ -185,7 +205,8 @@ def plain_library(func: Any, target: Mapping[str, Any]) -> Any:
     return tvm.tirx.build(module, target=Target(dict(target)))
 
 
-def _case_of(probe: Probe, target: Mapping[str, Any]) -> _Case:
+def case_of(probe: Probe, target: Mapping[str, Any]) -> Case:
+    """Return the case of a function, made at its first use; the target is this machine's."""
     if probe.key in _cases:
         _cases.move_to_end(probe.key)
         return _cases[probe.key]
@@ -193,18 +214,18 @@ def _case_of(probe: Probe, target: Mapping[str, Any]) -> _Case:
     inputs = tuple(tvm.runtime.tensor(a) for a in arrays)
     shape, dtype = probe.params[-1]
     if probe.operands is not None:
-        case = _Case(inputs, expected_product(probe, arrays).astype(numpy_dtype(dtype)), True)
+        case = Case(inputs, expected_product(probe, arrays).astype(numpy_dtype(dtype)), True)
     else:
         out = tvm.runtime.empty(shape, dtype)
         plain_library(tvm.ir.load_json(probe.func), target)[MAIN](*inputs, out)
-        case = _Case(inputs, out.numpy(), False)
+        case = Case(inputs, out.numpy(), False)
     _cases[probe.key] = case
     while len(_cases) > _KEEP_PROBES:
         _cases.popitem(last=False)
     return case
 
 
-def wrong_numbers(got: Array, case: _Case) -> str:
+def wrong_numbers(got: Array, case: Case) -> str:
     """Say what is wrong with an output; empty when nothing is."""
     expected = case.expected
     if case.exact or np.issubdtype(expected.dtype, np.integer):
@@ -230,9 +251,10 @@ def wrong_numbers(got: Array, case: _Case) -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """What :func:`measure` found.
+    """What came of measuring; ``kind`` says how it ended, ``message`` why.
 
-    ``kind`` is ``ok``, ``numbers`` (wrong, see ``message``) or ``unbuilt`` (this process does not have the token).
+    ``ok``; ``numbers`` (wrong); ``unbuilt`` (this process does not have the token). On another machine also ``error``
+    (it was refused there), ``timeout``, and ``lost`` (the connection broke).
     """
 
     kind: str
@@ -261,26 +283,33 @@ def measure(token: str, probe: Probe, target: Mapping[str, Any], threads: int, b
     if built is None:
         return Timing("unbuilt")
     with use_threads(threads, pin=True):
-        case = _case_of(probe, target)
-        arguments = list(case.inputs)
-        if built.packs:
-            at = next(i for i, (own, new) in enumerate(zip(probe.params, built.params, strict=True)) if own != new)
-            packed = tvm.runtime.empty(*built.params[at])
-            built.library[PACK](arguments[at], packed)
-            arguments[at] = packed
-        shape, dtype = probe.params[-1]
-        out = tvm.runtime.empty(shape, dtype)
-        out.copyfrom(_poison(shape, dtype))
-        start = time.perf_counter()
-        built.library[MAIN](*arguments, out)
-        first = time.perf_counter() - start
-        problem = wrong_numbers(out.numpy(), case)
-        if problem:
-            return Timing("numbers", message=problem)
-        timing = _time(built.library, [*arguments, out], first, best)
-        # Timing calls it many times over the same output.
-        problem = wrong_numbers(out.numpy(), case)
-        return Timing("numbers", message=f"after repeated calls: {problem}") if problem else timing
+        return check_and_time(built, probe, case_of(probe, target), best)
+
+
+def check_and_time(built: Built, probe: Probe, case: Case, best: float, device: Any = None) -> Timing:
+    """Compare numbers and time on a device: this machine's processor, or that of an RPC session."""
+    here = device is None
+    device = tvm.cpu() if here else device
+    arguments = list(case.inputs) if here else [tvm.runtime.tensor(x.numpy(), device) for x in case.inputs]
+    if built.packs:
+        at = next(i for i, (own, new) in enumerate(zip(probe.params, built.params, strict=True)) if own != new)
+        packed = tvm.runtime.empty(*built.params[at], device)
+        built.library[PACK](arguments[at], packed)
+        arguments[at] = packed
+    shape, dtype = probe.params[-1]
+    out = tvm.runtime.empty(shape, dtype, device)
+    out.copyfrom(_poison(shape, dtype))
+    start = time.perf_counter()
+    built.library[MAIN](*arguments, out)
+    # Of a call over the network this clock knows nothing.
+    first = time.perf_counter() - start if here else 0.0
+    problem = wrong_numbers(out.numpy(), case)
+    if problem:
+        return Timing("numbers", message=problem)
+    timing = _time(built.library, [*arguments, out], device, first, best)
+    # Timing calls it many times over the same output.
+    problem = wrong_numbers(out.numpy(), case)
+    return Timing("numbers", message=f"after repeated calls: {problem}") if problem else timing
 
 
 def _poison(shape: tuple[int, ...], dtype: str) -> Array:
@@ -289,19 +318,19 @@ def _poison(shape: tuple[int, ...], dtype: str) -> Array:
     return np.full(shape, value, target)
 
 
-def _time(library: Any, arguments: list[Any], first: float, best: float) -> Timing:
-    """Time ``main``; ``first`` is what its first call took, cold caches included."""
+def _time(library: Any, arguments: list[Any], device: Any, first: float, best: float) -> Timing:
+    """Time ``main``; ``first`` is what its first call took, cold caches included, if that is known."""
 
     def clock(number: int, repeat: int) -> list[float]:
         # The evaluator makes one more call beforehand, to warm up.
-        evaluate = library.time_evaluator(MAIN, tvm.cpu(), number=number, repeat=repeat)
+        evaluate = library.time_evaluator(MAIN, device, number=number, repeat=repeat)
         return [float(s) for s in evaluate(*arguments).results]
 
     if first < _BATCH:
         first = clock(1, 1)[0]
-    if first > _BUDGET / 2 or (best and first > _CLEARLY_SLOWER * best):
-        times = clock(1, 2)
-    else:
-        number = max(1, math.ceil(_BATCH / max(first, 1e-9)))
-        times = clock(number, min(max(int(_BUDGET / (first * number)), 4), 20))
+    number = max(1, math.ceil(_BATCH / max(first, 1e-9)))
+    planned = 2 if first > _BUDGET / 2 else min(max(int(_BUDGET / (first * number)), 4), _MOST)
+    times: list[float] = []
+    while more := more_repeats(times, planned, best, first):
+        times += clock(number, more)
     return Timing("ok", min(times), float(np.median(times)))

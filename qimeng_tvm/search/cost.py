@@ -1,48 +1,131 @@
-"""The cost model: XGBoost over a rule's decisions.
+"""The cost model: XGBoost over what points ask of registers and caches, and the analytic estimate.
 
-Decisions are the features, so thousands of points can be ranked without building one. MetaSchedule's own per-store
-features need the schedule of every point (0.05 to 0.3 s each), and see nothing inside a tensorized micro-kernel.
+Features of a blocking mean the same for every shape and type, so that one model serves all tasks of a rule: it learns
+from this run's tasks, from records of other operators on this machine, and from measurements that are shipped. Alone,
+a few trials of one task rank its points worse than the analytic estimate does (scripts/cost_study.py measures that,
+and that MetaSchedule's per-store features, which need the schedule of every point, add nothing to these).
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xgboost
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
 from qimeng_tvm.schedule.contract import SearchSpace, Values
+from qimeng_tvm.search.features import Matrix, decision_rows
 from qimeng_tvm.search.records import schedule_key
 
-Matrix = npt.NDArray[np.float64]
-#: Trials before predictions are worth more than the analytic order.
+#: Trials of a task without an estimate before predictions are worth more than chance.
 WARM_UP = 6
-_ROUNDS = 60
-_PARAMETERS = {"max_depth": 4, "eta": 0.2, "min_child_weight": 1, "nthread": 1, "verbosity": 0}
-_NUMBER = re.compile(r"\d+")
+#: Measured points, of all operators, from which the model knows more than the estimate.
+ENOUGH = 96
+#: A failed point counts as this many times slower than the best.
+_FAILED = 8.0
+#: Weight of a point falls with the square of its slowdown: which of the slow ones is slower is of no interest.
+_FOCUS = 2.0
+_ROUNDS = 80
+_PARAMETERS = {
+    "max_depth": 4,
+    "eta": 0.1,
+    "min_child_weight": 3,
+    "lambda": 2,
+    "subsample": 0.8,
+    "nthread": 1,
+    "verbosity": 0,
+}
+#: Of one task alone: few points, each of which counts.
+_ALONE: dict[str, Any] = {**_PARAMETERS, "eta": 0.2, "min_child_weight": 1, "lambda": 1, "subsample": 1.0}
+
+Row = Sequence[float]
 
 
-def features(space: SearchSpace, points: Sequence[Values]) -> Matrix:
-    """Return one row a point: of each decision its place among the candidates and the numbers in its value."""
-    rows = []
-    for values in points:
-        row: list[float] = []
-        for d in space.decisions:
-            value = values[d.name]
-            row.append(float(d.candidates.index(value)) if value in d.candidates else -1.0)
-            if isinstance(value, int):
-                row.append(math.log2(max(value, 1)))
-            elif all(_NUMBER.search(str(c)) for c in d.candidates) and d.name != "family":
-                numbers = [float(x) for x in _NUMBER.findall(value)]
-                row += [numbers[0], numbers[-1], math.prod(numbers)]
-        rows.append(row)
-    return np.array(rows, dtype=np.float64)
+@dataclass
+class Group:
+    """Points of one operator; only their ratios to each other mean something.
+
+    Attributes
+    ----------
+    rows : list of sequences
+        Features.
+    seconds : list of float
+        Infinity where a point gave no time.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def add(self, row: Row, seconds: float | None) -> None:
+        """Note a point."""
+        self.rows.append(row)
+        self.seconds.append(math.inf if seconds is None else seconds)
+
+    @property
+    def timed(self) -> int:
+        """Points that gave a time."""
+        return sum(math.isfinite(s) for s in self.seconds)
+
+    def slowdowns(self) -> Matrix:
+        """Return the logarithm of each time over the best one's."""
+        seconds = np.array(self.seconds, dtype=np.float64)
+        best = float(np.min(seconds)) if len(seconds) else math.inf
+        if not math.isfinite(best):
+            return np.full(len(seconds), math.log(_FAILED))
+        return np.asarray(np.log(np.minimum(seconds / best, _FAILED)))
+
+
+def trained(groups: Iterable[Group], seed: int, parameters: dict[str, Any]) -> Any:
+    """Return trees that predict the logarithm of the slowdown."""
+    used = [g for g in groups if g.timed]
+    labels = np.concatenate([g.slowdowns() for g in used])
+    rows = np.array([row for g in used for row in g.rows], dtype=np.float64)
+    data = xgboost.DMatrix(rows, label=labels, weight=np.exp(-_FOCUS * labels))
+    return xgboost.train({**parameters, "seed": seed}, data, num_boost_round=_ROUNDS)
+
+
+class RuleModel:
+    """What is known of all operators that one rule serves on one machine.
+
+    Parameters
+    ----------
+    seed : int
+        Of the trees.
+    known : iterable of Group
+        Other operators: of earlier runs, and shipped.
+    """
+
+    def __init__(self, seed: int = 0, known: Iterable[Group] = ()) -> None:
+        self._seed = seed
+        self._known = list(known)
+        self._groups: dict[str, Group] = {}
+        self._booster: Any = None
+
+    def group(self, name: str) -> Group:
+        """Return the points of a task, to be added to by :meth:`add`."""
+        return self._groups.setdefault(name, Group())
+
+    def add(self, name: str, row: Row, seconds: float | None) -> None:
+        """Note a trial of a task."""
+        self.group(name).add(row, seconds)
+        self._booster = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is enough to know better than the estimate."""
+        return sum(g.timed for g in (*self._known, *self._groups.values())) >= ENOUGH
+
+    def score(self, rows: Sequence[Row]) -> Matrix:
+        """Return predicted speed, as a share of the best of the points' own task."""
+        if self._booster is None:
+            self._booster = trained((*self._known, *self._groups.values()), self._seed, _PARAMETERS)
+        slowdown = self._booster.predict(xgboost.DMatrix(np.array(rows, dtype=np.float64)))
+        return np.asarray(np.exp(-slowdown), dtype=np.float64)
 
 
 class DecisionModel:
@@ -53,54 +136,78 @@ class DecisionModel:
     space : SearchSpace
         The decisions.
     prior : callable, optional
-        values -> estimated cost (lower is better), an extra feature and the order before there is data.
+        values -> estimated cost (lower is better): a feature, and the order before there is data.
     seed : int
         Of the trees.
+    shared : RuleModel, optional
+        What is known of other operators of the rule.
+    row : callable, optional
+        values -> features that mean the same for all of them, or None; without it only this task's points count.
+    name : str
+        Of the task, among the shared model's.
     """
 
-    def __init__(self, space: SearchSpace, prior: Callable[[Values], float] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        prior: Callable[[Values], float] | None = None,
+        seed: int = 0,
+        *,
+        shared: RuleModel | None = None,
+        row: Callable[[Values], Row | None] | None = None,
+        name: str = "",
+    ) -> None:
         self.space = space
         self.prior = prior
         self._seed = seed
-        self._points: list[Values] = []
-        self._seconds: list[float] = []
+        self._shared = shared
+        self._row = row
+        self._name = name
+        self._own = Group()
         self._booster: Any = None
 
     def add(self, values: Values, seconds: float | None) -> None:
         """Note a trial; a failed one has no seconds."""
-        self._points.append(values)
-        self._seconds.append(math.inf if seconds is None else seconds)
+        self._own.add(self._own_rows([values])[0], seconds)
         self._booster = None
+        row = self._row(values) if self._row is not None else None
+        if self._shared is not None and row is not None:
+            self._shared.add(self._name, row, seconds)
 
     @property
     def ready(self) -> bool:
         """Whether there is enough to learn from."""
-        return sum(math.isfinite(s) for s in self._seconds) >= WARM_UP
+        return self._alone or (self._shared is not None and self._row is not None and self._shared.ready)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether this task's own points are enough."""
+        return self._own.timed >= (WARM_UP if self.prior is None else ENOUGH)
 
     def score(self, points: Sequence[Values]) -> Matrix:
         """Return predicted speed relative to the best measured; before there is data, the analytic order."""
         if not points:
             return np.zeros(0)
-        if not self.ready:
+        if self._shared is not None and self._shared.ready:
+            rows = [r for p in points if (r := self._row(p) if self._row is not None else None) is not None]
+            if len(rows) == len(points):
+                return self._shared.score(rows)
+        if not self._alone:
             if self.prior is None:
                 return np.zeros(len(points))
             costs = np.array([self.prior(p) for p in points])
             return np.asarray(np.min(costs) / np.maximum(costs, 1e-30))
         if self._booster is None:
-            self._train()
-        return np.asarray(self._booster.predict(xgboost.DMatrix(self._rows(points))), dtype=np.float64)
+            self._booster = trained([self._own], self._seed, _ALONE)
+        slowdown = self._booster.predict(xgboost.DMatrix(self._own_rows(points)))
+        return np.asarray(np.exp(-slowdown), dtype=np.float64)
 
-    def _rows(self, points: Sequence[Values]) -> Matrix:
-        rows = features(self.space, points)
+    def _own_rows(self, points: Sequence[Values]) -> Matrix:
+        rows = decision_rows(self.space, points)
         if self.prior is not None:
             costs = np.array([[math.log(max(self.prior(p), 1e-30))] for p in points])
             rows = np.hstack([rows, costs])
         return rows
-
-    def _train(self) -> None:
-        speed = min(self._seconds) / np.array(self._seconds)
-        data = xgboost.DMatrix(self._rows(self._points), label=speed)
-        self._booster = xgboost.train({**_PARAMETERS, "seed": self._seed}, data, num_boost_round=_ROUNDS)
 
 
 @derived_object

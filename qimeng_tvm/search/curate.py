@@ -17,7 +17,7 @@ from qimeng_tvm.files import write_atomic
 from qimeng_tvm.hardware import host
 from qimeng_tvm.schedule.apply import Task, build_schedule, make_task
 from qimeng_tvm.search import journal
-from qimeng_tvm.search.measure import WORKER_MODULE, Bench
+from qimeng_tvm.search.measure import WORKER_MODULE, Bench, job_of
 from qimeng_tvm.search.records import TRACES, WORKLOADS, Record, RecordDatabase, current, workload_key
 from qimeng_tvm.search.session import Trial, new_state
 
@@ -217,7 +217,7 @@ def _verified(entry: Entry, tasks: dict[str, Any], bench: Bench, database: Recor
         return Verified(entry, False, str(error), checked=False)
     state = new_state(task, 0, [], "default")
     trial = Trial(f"{record.workload}/{record.schedule}", state, record.decisions, schedule, record.schedule, "verify")
-    measured = bench.measure(trial)
+    measured = bench.measure(job_of(trial))
     if measured.status in ("ok", "timing"):
         database.mark_verified(record)
         return Verified(entry, True)

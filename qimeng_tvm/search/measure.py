@@ -1,9 +1,9 @@
-"""MetaSchedule builder and runner on one persistent, confined worker: no process starts for a trial."""
+"""Measuring candidates on persistent, confined workers, and MetaSchedule's builder and runner on top of that."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from qimeng_tvm.check.timing import sanity
 from qimeng_tvm.check.worker import Outcome, Worker
 from qimeng_tvm.hardware.target import target_dict, target_of
 from qimeng_tvm.search.candidate import Probe, Timing, probe_of
+from qimeng_tvm.search.pipeline import Lane, run_lanes
 from qimeng_tvm.search.session import Measurement, Session, Trial
 from qimeng_tvm.search.traces import TraceWriter
 
@@ -39,9 +40,58 @@ class Limits:
     run: float = 30.0
 
 
+@dataclass(frozen=True)
+class Job:
+    """A trial as plain data: TVM's objects are for the thread that owns them.
+
+    Attributes
+    ----------
+    trial : Trial
+        Whose schedule only the thread that made the job touches.
+    module : str
+        ``save_json`` of the scheduled module.
+    probe : Probe
+        What goes in and what must come out.
+    target : mapping
+        What it is compiled for.
+    """
+
+    trial: Trial
+    module: str
+    probe: Probe
+    target: Mapping[str, Any]
+
+    @property
+    def threads(self) -> int:
+        """Cores to run on."""
+        return self.trial.task.task.info.threads
+
+    @property
+    def best(self) -> float:
+        """Seconds of the task's best candidate at this moment; 0 when there is none."""
+        return self.trial.task.best_seconds
+
+
+def job_of(trial: Trial) -> Job:
+    """Prepare a trial for being built and measured."""
+    task = trial.task.task
+    probe = probe_of(trial.task.workload, task.func, task.info.k)
+    return Job(trial, tvm.ir.save_json(trial.schedule.mod), probe, target_dict(task.hardware, task.info.threads))
+
+
+def judge(job: Job, timing: Timing, peak_gflops: Mapping[str, float]) -> Measurement:
+    """Hold a time against the peak: one that is faster is a measuring error."""
+    info = job.trial.task.task.info
+    key = "int8" if info.a_dtype in ("int8", "uint8") else info.a_dtype
+    verdict = sanity(timing.seconds_min, info.flops, peak_gflops.get(key, 0.0), peak_spread=PEAK_MARGIN)
+    if not verdict.believed:
+        return Measurement("timing", error=verdict.message)
+    return Measurement("ok", timing.seconds_min, timing.seconds_median, verdict.gflops)
+
+
 @dataclass(eq=False)
 class Bench:
-    """The worker, and what it was given.
+    """A worker of this machine that builds and measures, one job at a time.
 
     Parameters
     ----------
@@ -56,49 +106,46 @@ class Bench:
     worker: Worker
     limits: Limits = field(default_factory=Limits)
     peak_gflops: Mapping[str, float] = field(default_factory=dict)
-    _probes: dict[str, Probe] = field(default_factory=dict)
-    _targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     _built: set[str] = field(default_factory=set)
 
-    def build(self, trial: Trial) -> Measurement | None:
-        """Compile a trial in the worker; None when that went well."""
-        module = tvm.ir.save_json(trial.schedule.mod)
-        payload = (trial.token, module, self._target(trial))
-        outcome = self._call("build", trial, payload, self.limits.build)
+    def build(self, job: Job) -> Measurement | None:
+        """Compile a candidate in the worker; None when that went well."""
+        token = job.trial.token
+        outcome = self._call("build", token, (token, job.module, job.target), self.limits.build)
         if outcome.ok:
-            self._built.add(trial.token)
+            self._built.add(token)
             return None
-        return Measurement("build", error=_reason(outcome))
+        return Measurement("build", error=reason_of(outcome))
 
-    def measure(self, trial: Trial) -> Measurement:
-        """Check and time a trial."""
-        state = trial.task
-        task = state.task
-        probe = self._probes.get(state.workload)
-        if probe is None:
-            probe = self._probes[state.workload] = probe_of(state.workload, task.func, task.info.k)
-        payload = (trial.token, probe, self._target(trial), task.info.threads, state.best_seconds)
+    def measure(self, job: Job) -> Measurement:
+        """Check and time a candidate; it is built first if need be."""
+        token = job.trial.token
+        payload = (token, job.probe, job.target, job.threads, job.best)
         for _ in range(2):
-            if trial.token not in self._built:
-                refused = self.build(trial)
+            if token not in self._built:
+                refused = self.build(job)
                 if refused is not None:
                     return refused
-            outcome = self._call("measure", trial, payload, self.limits.run)
+            outcome = self._call("measure", token, payload, self.limits.run)
             lost = outcome.kind == "crash" or (outcome.ok and outcome.value.kind == "unbuilt")
             if not lost:
                 break
-        self._built.discard(trial.token)
+        self._built.discard(token)
         if not outcome.ok:
-            return Measurement("run", error=_reason(outcome))
+            return Measurement("run", error=reason_of(outcome))
         timing = outcome.value
         if timing.kind != "ok":
             return Measurement("numbers", error=timing.message or timing.kind)
-        return self.judge(task.info.flops, task.info.a_dtype, timing)
+        return judge(job, timing, self.peak_gflops)
 
-    def _call(self, name: str, trial: Trial, payload: tuple[Any, ...], seconds: float) -> Outcome:
+    def abort(self) -> None:
+        """End a call under way, from another thread."""
+        self.worker.abort()
+
+    def _call(self, name: str, token: str, payload: tuple[Any, ...], seconds: float) -> Outcome:
         outcome = self.worker.call(f"{WORKER_MODULE}:{name}", payload, seconds)
         if outcome.kind in ("crash", "timeout", "memory"):
-            _LOG.warning("%s of %s: %s", name, trial.token, _reason(outcome))
+            _LOG.warning("%s of %s: %s", name, token, reason_of(outcome))
             # Whatever else was built went with the process.
             self._built.clear()
             if outcome.kind == "crash" and name == "build":
@@ -108,26 +155,34 @@ class Bench:
             return Outcome("error", message=f"the worker answered with a {type(outcome.value).__name__}")
         return outcome
 
-    def judge(self, flops: float, dtype: str, timing: Timing) -> Measurement:
-        """Hold a time against the peak: one that is faster is a measuring error."""
-        key = "int8" if dtype in ("int8", "uint8") else dtype
-        verdict = sanity(timing.seconds_min, flops, self.peak_gflops.get(key, 0.0), peak_spread=PEAK_MARGIN)
-        if not verdict.believed:
-            return Measurement("timing", error=verdict.message)
-        return Measurement("ok", timing.seconds_min, timing.seconds_median, verdict.gflops)
 
-    def _target(self, trial: Trial) -> dict[str, Any]:
-        task = trial.task.task
-        key = f"{task.hardware.fingerprint}/{task.info.threads}"
-        if key not in self._targets:
-            self._targets[key] = target_dict(task.hardware, task.info.threads)
-        return self._targets[key]
-
-
-def _reason(outcome: Outcome) -> str:
+def reason_of(outcome: Outcome) -> str:
+    """Say in one line how a call ended."""
     lines = [line.strip() for line in outcome.message.splitlines() if line.strip()]
     text = lines[-1] if outcome.kind == "error" and lines else "; ".join(lines[:3])
     return f"{outcome.kind}: {text[:500]}"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where candidates are measured.
+
+    Attributes
+    ----------
+    lanes : sequence of Lane
+        What builds and measures, side by side.
+    in_turn : bool
+        Whether only one of them may measure at a time.
+    """
+
+    lanes: Sequence[Lane[Job, Measurement]]
+    in_turn: bool
+
+    def run(
+        self, jobs: Sequence[Job], finish: Callable[[Job, Measurement], None], stopping: Callable[[], bool]
+    ) -> list[Measurement | None]:
+        """Build and measure jobs; see :func:`~qimeng_tvm.search.pipeline.run_lanes`."""
+        return run_lanes(self.lanes[: len(jobs)], jobs, finish, stopping, in_turn=self.in_turn)
 
 
 def intrins_of(schedule: Any) -> tuple[str, ...]:
@@ -137,35 +192,22 @@ def intrins_of(schedule: Any) -> tuple[str, ...]:
 
 
 @derived_object
-class WorkerBuilder(ms.builder.PyBuilder):  # type: ignore[misc]
-    """Compile candidates in the worker; the "artifact" is their token.
+class TokenBuilder(ms.builder.PyBuilder):  # type: ignore[misc]
+    """Hand every candidate on to the runner, which builds it while it measures another; the "artifact" is a token.
 
     Parameters
     ----------
-    bench : Bench
-        The worker.
     session : Session
-        Knows the batch that MetaSchedule sends, and takes failures.
+        Knows the batch that MetaSchedule sends.
     """
 
-    def __init__(self, bench: Bench, session: Session) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
-        self.bench = bench
         self.session = session
 
     def build(self, build_inputs: Sequence[Any]) -> list[Any]:
-        """Build a batch in the order that the strategy made it."""
-        with self.session.guard():
-            return [self._one(trial) for trial in self.session.batch[: len(build_inputs)]]
-
-    def _one(self, trial: Trial) -> Any:
-        if self.session.stopping:
-            return ms.builder.BuilderResult(None, _STOPPED)
-        refused = self.bench.build(trial)
-        if refused is None:
-            return ms.builder.BuilderResult(trial.token, None)
-        self.session.finish(trial, refused, intrins_of(trial.schedule), None)
-        return ms.builder.BuilderResult(None, refused.error)
+        """Return the tokens of a batch, in the order that the strategy made it."""
+        return [ms.builder.BuilderResult(t.token, None) for t in self.session.batch[: len(build_inputs)]]
 
 
 @derived_object
@@ -182,35 +224,34 @@ class _Finished(ms.runner.PyRunnerFuture):  # type: ignore[misc]
 
 
 @derived_object
-class WorkerRunner(ms.runner.PyRunner):  # type: ignore[misc]
-    """Check and time candidates in the worker; every trial is on disk before the next one starts.
+class LabRunner(ms.runner.PyRunner):  # type: ignore[misc]
+    """Build, check and time candidates in a lab; every trial is on disk as soon as it is measured.
 
     Parameters
     ----------
-    bench : Bench
-        The worker.
+    lab : Lab
+        Builds and measures.
     session : Session
         Takes the results.
     traces : TraceWriter
         Makes MetaSchedule's own records.
     """
 
-    def __init__(self, bench: Bench, session: Session, traces: TraceWriter) -> None:
+    def __init__(self, lab: Lab, session: Session, traces: TraceWriter) -> None:
         super().__init__()
-        self.bench = bench
+        self.lab = lab
         self.session = session
         self.traces = traces
 
     def run(self, runner_inputs: Sequence[Any]) -> list[Any]:
-        """Measure a batch, one candidate after another."""
+        """Measure a batch; the results are in its order."""
         with self.session.guard():
-            return [_Finished(self._one(self.session.trials[str(i.artifact_path)])) for i in runner_inputs]
+            jobs = [job_of(self.session.trials[str(i.artifact_path)]) for i in runner_inputs]
+            found = self.lab.run(jobs, self._finish, lambda: self.session.stopping)
+        return [_Finished(_result(measurement)) for measurement in found]
 
-    def _one(self, trial: Trial) -> Any:
-        if self.session.stopping:
-            return ms.runner.RunnerResult(None, _STOPPED)
-        found = self.bench.measure(trial)
-        tvm_record = None
+    def _finish(self, job: Job, found: Measurement) -> None:
+        trial, tvm_record = job.trial, None
         if found.seconds_min is not None and found.seconds_median is not None:
             task = trial.task.task
             target = target_of(task.hardware, task.info.threads)
@@ -218,6 +259,11 @@ class WorkerRunner(ms.runner.PyRunner):  # type: ignore[misc]
             mod = tvm.IRModule({"main": task.func})
             tvm_record = self.traces.lines(mod, trial.schedule.trace, seconds, target)
         self.session.finish(trial, found, intrins_of(trial.schedule), tvm_record)
-        if found.seconds_min is None:
-            return ms.runner.RunnerResult(None, found.error)
-        return ms.runner.RunnerResult([found.seconds_min], None)
+
+
+def _result(found: Measurement | None) -> Any:
+    if found is None:
+        return ms.runner.RunnerResult(None, _STOPPED)
+    if found.seconds_min is None:
+        return ms.runner.RunnerResult(None, found.error)
+    return ms.runner.RunnerResult([found.seconds_min], None)

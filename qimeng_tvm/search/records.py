@@ -61,6 +61,9 @@ class Record:
         The whole operator with these decisions was checked; see :meth:`RecordDatabase.mark_verified`.
     schedule : str
         Structural hash of the scheduled function: other decisions may amount to the same.
+    block : Mapping[str, int, bool or str]
+        The operator's extents, types and layouts, as :func:`qimeng_tvm.search.features.told_of` makes them: what the
+        cost model learns from for other operators.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -77,6 +80,7 @@ class Record:
     error: str = ""
     intrins: tuple[str, ...] = ()
     schedule: str = ""
+    block: Mapping[str, bool | int | str] = field(default_factory=dict)
     operator: str = ""
     machine: str = ""
     threads: int = 1
@@ -94,7 +98,8 @@ class Record:
 
     def to_line(self) -> bytes:
         """Return the record as one line of JSON."""
-        return json.dumps({**asdict(replace(self, decisions={})), "decisions": dict(self.decisions)}).encode()
+        mappings = {"decisions": dict(self.decisions), "block": dict(self.block)}
+        return json.dumps({**asdict(replace(self, decisions={}, block={})), **mappings}).encode()
 
 
 _READER = TypeAdapter(Record)

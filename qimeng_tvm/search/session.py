@@ -10,10 +10,10 @@ from typing import Any
 
 from qimeng_tvm.errors import QimengError
 from qimeng_tvm.schedule.apply import Task
-from qimeng_tvm.schedule.contract import Values
-from qimeng_tvm.schedule.proposal import Proposal
-from qimeng_tvm.search.choose import DEFAULT, chooser_for
-from qimeng_tvm.search.cost import DecisionModel
+from qimeng_tvm.schedule.contract import BlockInfo, Values
+from qimeng_tvm.search.choose import DEFAULT, Guide, chooser_for
+from qimeng_tvm.search.cost import DecisionModel, RuleModel
+from qimeng_tvm.search.features import block_row, told_of
 from qimeng_tvm.search.proposer import Chooser
 from qimeng_tvm.search.records import Record, RecordDatabase, Status, rule_id, workload_key
 
@@ -56,6 +56,8 @@ class TaskState:
     model: DecisionModel
     workload: str
     default: Mapping[str, Any]
+    #: Whether the model is asked (for ablations: without it draws go by their weights alone).
+    ranked: bool = True
     schedules: set[str] = field(default_factory=set)
     recorded: int = 0
     measured: int = 0
@@ -121,6 +123,8 @@ class Session:
         self.total = total
         self.done = done
         self.planned = done
+        #: Trials that the next batch may have.
+        self.allowance = total
         self.reason = ""
         #: What ended the run, if anything did.
         self.error: BaseException | None = None
@@ -157,6 +161,12 @@ class Session:
     def room(self) -> int:
         """Trials that may still be started."""
         return max(0, self.total - self.planned)
+
+    def count(self, trials: int) -> None:
+        """Take so many trials of earlier runs into account that did not count before."""
+        self.done += trials
+        self.planned += trials
+        self._first_done += trials
 
     def add_batch(self, trials: Sequence[Trial]) -> None:
         """Take the candidates that builder and runner get next."""
@@ -210,17 +220,23 @@ class Session:
             self._progress(self.done, self.total, state.best_gflops, left)
 
     def _of(self, state: TaskState) -> Record:
-        task, info = state.task, state.task.info
-        shape = "x".join(str(x) for x in ((info.batch,) if info.batch > 1 else ()) + (info.m, info.n, info.k))
+        task = state.task
         return replace(
             self._stamp,
             workload=state.workload,
             fingerprint=task.hardware.fingerprint,
             machine=task.hardware.name,
             rule=rule_id(task),
-            threads=info.threads,
-            operator=f"{info.kind} {shape} {info.a_dtype} {info.b_dtype} {info.out_dtype}",
+            threads=task.info.threads,
+            operator=operator_of(task.info),
+            block=told_of(task.info),
         )
+
+
+def operator_of(info: BlockInfo) -> str:
+    """Return an operator as records and tables name it: kind, extents, dtypes."""
+    shape = "x".join(str(x) for x in ((info.batch,) if info.batch > 1 else ()) + (info.m, info.n, info.k))
+    return f"{info.kind} {shape} {info.a_dtype} {info.b_dtype} {info.out_dtype}"
 
 
 def new_state(
@@ -228,17 +244,39 @@ def new_state(
     seed: int,
     records: Sequence[Record],
     strategy: str = DEFAULT,
-    proposal: Proposal | None = None,
+    guide: Guide | None = None,
+    *,
+    shared: RuleModel | None = None,
 ) -> TaskState:
-    """Return the state of a task with what earlier runs recorded of it."""
+    """Return the state of a task with what earlier runs recorded of it.
+
+    Parameters
+    ----------
+    task, seed, strategy, guide
+        As of :func:`~qimeng_tvm.search.choose.chooser_for`.
+    records : sequence of Record
+        Of the task.
+    shared : RuleModel, optional
+        What is known of other operators of the rule.
+    """
     prior = getattr(task.rule, "estimate", None)
     estimate = None if prior is None else lambda values: float(prior(values, task.info, task.hardware))
+    workload = workload_key(task.func, task.info.threads)
+    model = DecisionModel(
+        task.space,
+        estimate,
+        seed,
+        shared=shared,
+        row=lambda values: block_row(values, task.info, task.hardware),
+        name=workload,
+    )
     state = TaskState(
         task,
-        chooser_for(strategy, task, seed, proposal),
-        DecisionModel(task.space, estimate, seed),
-        workload_key(task.func, task.info.threads),
+        chooser_for(strategy, task, seed, guide),
+        model,
+        workload,
         task.space.defaults(),
+        ranked=guide is None or "model" not in guide.without,
     )
     for record in records:
         state.learn(record)

@@ -78,7 +78,7 @@ class DecisionSearch(ms.search_strategy.PySearchStrategy):  # type: ignore[misc]
 
     def next_trials(self) -> list[Trial]:
         """Return up to a batch of candidates whose schedules exist."""
-        wanted = min(self.per_batch, self.session.room)
+        wanted = min(self.per_batch, self.session.room, self.session.allowance)
         trials: list[Trial] = []
         refused = 0
         while len(trials) < wanted and not self.session.stopping:
@@ -102,8 +102,8 @@ class DecisionSearch(ms.search_strategy.PySearchStrategy):  # type: ignore[misc]
             return [("default", default)]
         parents = [values for _, values in self.state.parents]
         model = self.state.model
-        score = model.score if model.ready or model.prior is not None else None
-        origin = "model" if model.ready else "prior" if score is not None else "sample"
+        score = model.score if self.state.ranked and (model.ready or model.prior is not None) else None
+        origin = "model" if score is not None and model.ready else "prior" if score is not None else "sample"
         return [(origin, p) for p in self.state.proposer.propose(count, parents, score)]
 
     def _build(self, origin: str, values: Point) -> Trial | None:

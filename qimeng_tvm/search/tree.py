@@ -9,18 +9,27 @@ where P is a proposal's weight for the child's value, n and N count what was mea
 child and its parent, and Q is the speed of what was measured below it, as a share of the best of all. Where nothing is
 known the rest of the decisions is drawn by the weights, several times over, and the cost model takes its pick. What is
 on its way to be measured counts as a visit that brought nothing, so that a batch spreads (virtual loss).
+
+Whoever knows more may be asked at a few nodes, after a batch was measured: what was measured so far goes in, weights of
+the decisions below the node come out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
 from qimeng_tvm.schedule.contract import Decision, SearchSpace, Value, Values
 from qimeng_tvm.schedule.proposal import Proposal
 from qimeng_tvm.search.proposer import Chooser, Key, Point, Score
+
+#: (values, seconds or None) of every trial, in order.
+Measured = Sequence[tuple[Values, float | None]]
+#: (values of the first decisions, what was measured) -> a proposal for the others, or None.
+Expand = Callable[[Values, Measured], "Proposal | None"]
+Weights = tuple[Mapping[Value, float], ...]
 
 #: Weight that is shared out evenly among all candidates, proposed or not: a proposal may be wrong.
 TRUST = 0.9
@@ -33,8 +42,26 @@ COMPLETIONS = 48
 _TRIES = 60
 #: Draws of the rest of a path, for one that goes together.
 _DRAWS = 4
+#: Nodes at which somebody is asked, at most; trials between two of them; visits that a node below the root needs.
+EXPANSIONS, EXPAND_AFTER, _VISITED = 3, 6, 3
 #: Ends of a path up to which all of them are looked at, when draws find nothing new.
 _SMALL = 4096
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What is preferred below a node.
+
+    Attributes
+    ----------
+    weights : tuple of mappings
+        Of the candidates, decision by decision.
+    proposal : Proposal, optional
+        Where they come from; its constraints hold as its weights do.
+    """
+
+    weights: Weights
+    proposal: Proposal | None = None
 
 
 @dataclass
@@ -51,6 +78,10 @@ class Node:
         Sum and maximum of 1 / seconds below it.
     closed : bool
         Nothing new is below it.
+    asked : bool
+        Somebody was asked what is worth trying below it.
+    advice : Advice, optional
+        What came of that.
     """
 
     children: dict[Value, Node] = field(default_factory=dict)
@@ -59,6 +90,8 @@ class Node:
     rates: float = 0.0
     best: float = 0.0
     closed: bool = False
+    asked: bool = False
+    advice: Advice | None = None
 
     def worth(self, best: float) -> float:
         """Return the speed below it as a share of the best of all; pending visits bring nothing."""
@@ -78,6 +111,8 @@ class TreeSearch(Chooser):
         As of :class:`~qimeng_tvm.search.proposer.Chooser`.
     prior : Proposal, optional
         Weights of the candidates; without one all are as good.
+    expand : callable, optional
+        Asked at a few nodes; see :data:`Expand`.
     exploration : float
         How much weights and rarely visited children count against what was measured.
     backup : bool
@@ -91,6 +126,7 @@ class TreeSearch(Chooser):
         seen: Iterable[Values] = (),
         prior: Proposal | None = None,
         *,
+        expand: Expand | None = None,
         exploration: float = EXPLORATION,
         backup: bool = True,
     ) -> None:
@@ -98,7 +134,11 @@ class TreeSearch(Chooser):
         self.exploration = exploration
         self.backup = backup
         self.root = Node()
-        self._weights = tuple(weights_of(d, prior) for d in space.decisions)
+        self._expand = expand
+        self._expansions = 0
+        self._advice = self._advised(prior)
+        self._measured: list[tuple[Values, float | None]] = []
+        self._asked_after = 0
         self._best = 0.0
 
     def propose(self, count: int, parents: Sequence[Values] = (), score: Score | None = None) -> list[Point]:
@@ -113,6 +153,7 @@ class TreeSearch(Chooser):
         score : callable, optional
             The cost model: higher is better.
         """
+        self._ask()
         chosen: list[Point] = []
         while len(chosen) < count:
             point = self._next(score)
@@ -126,6 +167,7 @@ class TreeSearch(Chooser):
         """Take a measurement, or a failure (None), into account, along the whole path."""
         rate = 1.0 / seconds if seconds else 0.0
         super().learn(values, seconds)
+        self._measured.append((values, seconds))
         self._best = max(self._best, rate)
         for node in self._path(values):
             node.visits += 1
@@ -155,21 +197,58 @@ class TreeSearch(Chooser):
         for _ in range(_TRIES):
             if self.root.closed:
                 return None
-            nodes, prefix = self._descend()
-            found = self._completed(prefix)
+            nodes, prefix, advice = self._descend()
+            found = self._completed(prefix, advice)
             if found:
                 if score is None:
-                    return found[0]
+                    return found[0] if len(found) == 1 else self._rng.choice(found)
                 worth = score(found)
                 return found[max(range(len(found)), key=lambda i: worth[i])]
             self._close(nodes, prefix)
         return None
 
-    def _descend(self) -> tuple[list[Node], list[Value]]:
+    def _advised(self, proposal: Proposal | None) -> Advice:
+        return Advice(tuple(weights_of(d, proposal) for d in self.space.decisions), proposal)
+
+    def _ask(self) -> None:
+        """Ask what is worth trying below the node that the search has come to, if it is time for that."""
+        if self._expand is None or self._expansions >= EXPANSIONS:
+            return
+        if len(self._measured) - self._asked_after < EXPAND_AFTER:
+            return
+        found = self._focus()
+        if found is None:
+            return
+        node, path = found
+        node.asked = True
+        self._expansions += 1
+        self._asked_after = len(self._measured)
+        proposal = self._expand(path, tuple(self._measured))
+        if proposal is not None:
+            node.advice = self._advised(proposal)
+
+    def _focus(self) -> tuple[Node, dict[str, Value]] | None:
+        """Return the root, or else the first node down the most visited path at which nobody was asked yet."""
+        node, path = self.root, dict[str, Value]()
+        for depth, decision in enumerate(self.space.decisions):
+            free = [d for d in self.space.decisions[depth:] if len(d.candidates) > 1]
+            if len(free) < 2:
+                return None
+            if not node.asked and len(decision.candidates) > 1:
+                return node, path
+            value, child = max(node.children.items(), key=lambda c: (c[1].visits, c[1].best), default=(None, None))
+            if value is None or child is None or child.visits < _VISITED:
+                return None
+            node, path = child, {**path, decision.name: value}
+        return None
+
+    def _descend(self) -> tuple[list[Node], list[Value], Advice]:
         """Walk down by PUCT, to a node that was never visited or to the last decision."""
         nodes, prefix = [self.root], list[Value]()
+        advice = self._advice
         for depth, decision in enumerate(self.space.decisions):
-            value = self._best_child(nodes[-1], decision, self._weights[depth])
+            advice = nodes[-1].advice or advice
+            value = self._best_child(nodes[-1], decision, advice.weights[depth])
             if value is None:
                 nodes[-1].closed = True
                 break
@@ -178,7 +257,7 @@ class TreeSearch(Chooser):
             nodes.append(child)
             if not child.visits and not child.pending:
                 break
-        return nodes, prefix
+        return nodes, prefix, advice
 
     def _best_child(self, node: Node, decision: Decision, weights: Mapping[Value, float]) -> Value | None:
         best = self._best if self.backup else 0.0
@@ -196,22 +275,17 @@ class TreeSearch(Chooser):
                 chosen, highest = value, bound
         return chosen
 
-    def _completed(self, prefix: Sequence[Value]) -> list[Point]:
-        """Return new legal points that begin with some values: the likeliest defaults, and draws by the weights."""
+    def _completed(self, prefix: Sequence[Value], advice: Advice) -> list[Point]:
+        """Return new legal points that begin with some values: defaults, the likeliest, and draws by the weights."""
         found: dict[Key, Point] = {}
         rest = self.space.decisions[len(prefix) :]
         start = dict(zip(self._names, prefix, strict=False))
         for number in range(1 if not rest else COMPLETIONS * _DRAWS):
             point: Point = dict(start)
             for depth, decision in enumerate(rest, start=len(prefix)):
-                # The first draft keeps the analytic choice of the rest, every other one half of it.
-                keeps = number == 0 or (number % 2 and self._rng.random() < 0.5)
-                weights = self._weights[depth]
-                point[decision.name] = (
-                    decision.default if keeps else self._rng.choices(list(weights), list(weights.values()))[0]
-                )
+                point[decision.name] = self._draw(number, decision, advice.weights[depth])
             key = self.key(point)
-            if key not in found and self._new(point):
+            if key not in found and self._new(point) and self._heeds(point, advice):
                 found[key] = point
                 if len(found) == COMPLETIONS:
                     break
@@ -220,6 +294,23 @@ class TreeSearch(Chooser):
             points = ({**start, **dict(zip(self._names[len(prefix) :], values, strict=True))} for values in walk)
             return [point for point in points if self._new(point)][:COMPLETIONS]
         return list(found.values())
+
+    def _draw(self, number: int, decision: Decision, weights: Mapping[Value, float]) -> Value:
+        """Draw a value for a draft: the first keeps the analytic choice, the second takes what is likeliest."""
+        if number == 0:
+            return decision.default
+        if number == 1:
+            return max(weights, key=lambda v: weights[v])
+        # Every other draft keeps half of the analytic choice.
+        if number % 2 and self._rng.random() < 0.5:
+            return decision.default
+        return self._rng.choices(list(weights), list(weights.values()))[0]
+
+    def _heeds(self, point: Point, advice: Advice) -> bool:
+        """Tell whether a point keeps to the proposal's constraints; one in ten need not."""
+        if advice.proposal is None or advice.proposal.broken(point) is None:
+            return True
+        return self._rng.random() > TRUST
 
     def _new(self, point: Point) -> bool:
         return self.key(point) not in self._seen and self.space.illegal(point) is None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,28 +13,30 @@ from pathlib import Path
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
-from qimeng_tvm.check.worker import Limits as WorkerLimits
-from qimeng_tvm.check.worker import Worker
-from qimeng_tvm.errors import CheckError, QimengError, SearchError
+from qimeng_tvm.errors import QimengError, SearchError
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.hardware.host import host
 from qimeng_tvm.schedule.apply import Task, build_schedule
 from qimeng_tvm.schedule.contract import Value
-from qimeng_tvm.schedule.proposal import Proposal
-from qimeng_tvm.search.choose import DEFAULT
-from qimeng_tvm.search.context import interrupts, log_to, tune_context
+from qimeng_tvm.search.choose import DEFAULT, Guide
+from qimeng_tvm.search.context import LOGGER, interrupts, log_to, tune_context
 from qimeng_tvm.search.cost import TaskModels
-from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Limits, WorkerBuilder, WorkerRunner
-from qimeng_tvm.search.records import Record, RecordDatabase, workload_key
+from qimeng_tvm.search.knowledge import rule_models
+from qimeng_tvm.search.lab import open_lab
+from qimeng_tvm.search.measure import Lab, LabRunner, Limits, TokenBuilder, job_of
+from qimeng_tvm.search.records import Record, RecordDatabase, rule_id, workload_key
+from qimeng_tvm.search.scheduler import ShareScheduler
 from qimeng_tvm.search.session import Progress, Session, TaskState, Trial, new_state
+from qimeng_tvm.search.sharing import Share, Sharing
 from qimeng_tvm.search.traces import TraceWriter
+from qimeng_tvm.search.tracker import Rpc
 
 #: Trials between two looks at the cost model (and the scheduler's choice of a task).
 PER_BATCH = 8
 #: Of each task, the fastest are timed once more at the end.
 FINALISTS = 3
 LOG = "tune.log"
-_GIB = 1 << 30
+_LOG = logging.getLogger(f"{LOGGER}.qimeng")
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def tune(
     weights: Sequence[float] | None = None,
     limits: Limits | None = None,
     strategy: str = DEFAULT,
-    proposals: Sequence[Proposal | None] | None = None,
+    guides: Sequence[Guide | None] | None = None,
+    rpc: Rpc | None = None,
 ) -> TuneResult:
     """Measure decisions of the tasks' rules, and return the fastest of each.
 
@@ -135,7 +138,9 @@ def tune(
     tasks : Task or sequence of Task
         What to tune, all on this machine.
     trials : int
-        Trials in all, over all tasks; 0 measures nothing and returns the analytic decisions.
+        Trials in all, over all tasks; 0 measures nothing and returns the analytic decisions. The analytic decisions
+        of every task are measured first, also where there are more tasks than trials; the others go where they
+        promise to save most time.
     database_dir : path
         Folder of the tuning records.
     hardware : Hardware, optional
@@ -154,18 +159,23 @@ def tune(
         Timeouts of one candidate.
     strategy : str
         A key of :data:`~qimeng_tvm.search.choose.STRATEGIES`.
-    proposals : sequence of Proposal or None, optional
-        Of each task: weights of the candidates, for ``mcts``; the analytic ones by default.
+    guides : sequence of Guide or None, optional
+        Of each task, for ``mcts``: where its weights come from, who is asked on the way, what it does without.
+    rpc : Rpc, optional
+        Measure on machines behind this TVM RPC tracker instead of here. They must be what the tasks' hardware says:
+        the records carry its fingerprint.
 
     Raises
     ------
     SearchError
-        If the tasks are not for this machine, or MetaSchedule fails.
+        If the tasks are not for this machine, no server of the tracker is left, or MetaSchedule fails.
+    BuildError
+        If no linker for the machines behind the tracker is installed.
     RecordError
         If the database is damaged, of another version, locked or cannot be written.
     """
     listed = [tasks] if isinstance(tasks, Task) else list(tasks)
-    machine = _machine(listed, hardware, threads, trials)
+    machine = _machine(listed, hardware, threads, trials, here=rpc is None)
     start = time.monotonic()
     if trials == 0:
         untouched = tuple(TaskResult(t, t.space.defaults(), None, 0, 0, 0) for t in listed)
@@ -178,32 +188,37 @@ def tune(
     shares: dict[str, float] = {}
     for key, weight in zip(keys, weights or [1.0] * len(listed), strict=True):
         shares[key] = shares.get(key, 0.0) + weight
-    given = proposals or [None] * len(listed)
+    given = guides or [None] * len(listed)
+    models = rule_models(listed, database, seed)
     states = {}
     for i, key in enumerate(shares):
         at = keys.index(key)
-        states[key] = new_state(listed[at], seed + i, database.of_task(listed[at]), strategy, given[at])
-    # A task that has had more than its share does not use up that of the others.
-    share = math.ceil(trials / len(states))
+        task, shared = listed[at], models[rule_id(listed[at])]
+        states[key] = new_state(task, seed + i, database.of_task(task), strategy, given[at], shared=shared)
+    sharing = _sharing(list(states.values()), list(shares.values()), machine, trials)
     session = Session(
         database,
         list(states.values()),
-        total=trials,
-        done=min(trials, sum(min(s.recorded, share) for s in states.values())),
+        total=sharing.total,
+        done=min(sharing.total, sharing.counted),
         stamp=_stamp(seed, strategy),
         progress=progress,
         deadline=None if time_limit is None else start + time_limit,
     )
     if session.room:
-        _search(session, machine, list(shares.values()), limits or Limits())
+        _search(session, machine, sharing, limits or Limits(), rpc)
     results = {key: _result(state, database) for key, state in states.items()}
+    # Time may be up, too, while the finalists are timed again: nothing is left to do then.
+    stopped = session.reason if session.done < session.total else ""
     resume = ""
-    if session.reason:
-        resume = f"{session.done} of {trials} trials are in {folder}; the same command goes on from there"
-    return TuneResult(tuple(results[k] for k in keys), time.monotonic() - start, session.reason, resume)
+    if stopped:
+        resume = f"{session.done} of {session.total} trials are in {folder}; the same command goes on from there"
+    return TuneResult(tuple(results[k] for k in keys), time.monotonic() - start, stopped, resume)
 
 
-def _machine(tasks: Sequence[Task], hardware: Hardware | None, threads: int | None, trials: int) -> Hardware:
+def _machine(
+    tasks: Sequence[Task], hardware: Hardware | None, threads: int | None, trials: int, *, here: bool
+) -> Hardware:
     if not tasks:
         raise SearchError("nothing to tune: no task was given")
     if trials < 0:
@@ -218,8 +233,11 @@ def _machine(tasks: Sequence[Task], hardware: Hardware | None, threads: int | No
             raise SearchError(
                 f"task {task.info.name!r} is for {task.info.threads} threads, not {threads}: make it anew"
             )
-    if trials and machine.fingerprint != host().fingerprint:
-        raise SearchError(f"{machine.name} is not this machine, and candidates are measured here: use Hardware.host()")
+    if here and trials and machine.fingerprint != host().fingerprint:
+        raise SearchError(
+            f"{machine.name} is not this machine, and candidates are measured here: use Hardware.host(), or measure "
+            "where it is by rpc="
+        )
     return machine
 
 
@@ -237,32 +255,43 @@ def _result(state: TaskState, database: RecordDatabase) -> TaskResult:
     return TaskResult(state.task, values, record, state.recorded + state.measured, state.measured, state.failed)
 
 
-def _search(session: Session, machine: Hardware, weights: Sequence[float], limits: Limits) -> None:
+def _sharing(states: Sequence[TaskState], weights: Sequence[float], machine: Hardware, trials: int) -> Sharing:
+    shares = []
+    for state, weight in zip(states, weights, strict=True):
+        info = state.task.info
+        dtype = "int8" if info.a_dtype in ("int8", "uint8") else info.a_dtype
+        peak = 1e9 * machine.peak(dtype, info.threads)
+        share = Share(weight, float(info.flops), peak, recorded=state.recorded)
+        share.update(0, state.best_seconds)
+        shares.append(share)
+    return Sharing(shares, trials, PER_BATCH)
+
+
+def _search(session: Session, machine: Hardware, sharing: Sharing, limits: Limits, rpc: Rpc | None) -> None:
     states, folder = session.tasks, session.database.folder
     peaks = {d: machine.peak(d, states[0].task.info.threads) for d in machine.peaks}
-    memory = WorkerLimits(memory_bytes=max(8 * _GIB, machine.memory_bytes // 2))
     traces = TraceWriter()
     try:
-        with log_to(folder / LOG), interrupts(session), Worker(memory, preload=(WORKER_MODULE,)) as worker:
-            # It imports TVM while the first schedules are built.
-            threading.Thread(target=_start, args=(worker, session), daemon=True).start()
-            bench = Bench(worker, limits, peaks)
+        with log_to(folder / LOG), interrupts(session), open_lab(session, limits, peaks, rpc, session.room) as lab:
+            sharing.least = len(lab.lanes)
+            if session.total > sharing.trials:
+                _LOG.info("%d trials asked for, %d made: every task gets one", sharing.trials, session.total)
             session.tell(states[0])
             ms.tune_tasks(
                 tasks=[tune_context(state, session) for state in states],
-                task_weights=list(weights),
+                task_weights=[share.weight for share in sharing.shares],
                 work_dir=str(folder),
                 max_trials_global=session.room,
-                num_trials_per_iter=max(1, min(PER_BATCH, session.room // len(states))),
-                builder=WorkerBuilder(bench, session),
-                runner=WorkerRunner(bench, session, traces),
+                num_trials_per_iter=PER_BATCH,
+                builder=TokenBuilder(session),
+                runner=LabRunner(lab, session, traces),
                 database=traces.database,
                 cost_model=TaskModels(session.find),
                 measure_callbacks=[ms.measure_callback.UpdateCostModel()],
-                task_scheduler="gradient",
+                task_scheduler=ShareScheduler(sharing, session),
             )
             for state in states:
-                _measure_again(state, bench, session)
+                _measure_again(state, lab, session)
     except QimengError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
@@ -276,7 +305,7 @@ def _search(session: Session, machine: Hardware, weights: Sequence[float], limit
         traces.close()
 
 
-def _measure_again(state: TaskState, bench: Bench, session: Session) -> None:
+def _measure_again(state: TaskState, lab: Lab, session: Session) -> None:
     """Time the finalists once more, one after another, and keep each one's better time.
 
     What else the machine does only ever adds time, so that a first measurement may have been unlucky.
@@ -291,7 +320,9 @@ def _measure_again(state: TaskState, bench: Bench, session: Session) -> None:
         trial = Trial(
             f"{state.workload}/{record.schedule}", state, record.decisions, schedule, record.schedule, "again"
         )
-        found = bench.measure(trial)
+        found = lab.lanes[0].measure(job_of(trial))
+        if found is None:
+            return
         if found.seconds_min is not None and found.seconds_min < (record.seconds_min or math.inf):
             better = replace(
                 record, seconds_min=found.seconds_min, seconds_median=found.seconds_median, gflops=found.gflops
@@ -300,10 +331,3 @@ def _measure_again(state: TaskState, bench: Bench, session: Session) -> None:
             state.learn(better)
         elif found.status == "numbers":
             session.database.mark_failed(record, found.error)
-
-
-def _start(worker: Worker, session: Session) -> None:
-    try:
-        worker.start()
-    except CheckError as error:
-        session.stop(str(error))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qimeng_tvm.errors import UsageError
 from qimeng_tvm.schedule.contract import Decision, SearchSpace
 from qimeng_tvm.schedule.proposal import Proposal, Weighted
-from qimeng_tvm.search.choose import STRATEGIES, chooser_for
+from qimeng_tvm.search.choose import STRATEGIES, Guide, chooser_for
 from qimeng_tvm.search.proposer import DefaultOnly, Proposer, RandomProposer
 from qimeng_tvm.search.tree import TreeSearch, weights_of
 
@@ -142,7 +142,7 @@ def test_strategies_by_name():
 
     assert set(STRATEGIES) == {"mcts", "evolve", "random", "default"}
     assert type(chooser_for("evolve", Bare, 0)) is Proposer
-    assert isinstance(chooser_for("mcts", Bare, 0, Proposal(MappingProxyType({}))), TreeSearch)
+    assert isinstance(chooser_for("mcts", Bare, 0, Guide(Proposal(MappingProxyType({})))), TreeSearch)
     with pytest.raises(UsageError, match="no strategy is called 'luck'; there are mcts, evolve, random, default"):
         chooser_for("luck", Bare, 0)
 

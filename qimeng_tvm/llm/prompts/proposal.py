@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qimeng_tvm.llm.prompts.render import Prompt, render, template
@@ -12,13 +13,66 @@ if TYPE_CHECKING:
     from qimeng_tvm.hardware.model import Hardware
     from qimeng_tvm.intrin import IntrinFamily
     from qimeng_tvm.schedule.apply import Task
-    from qimeng_tvm.schedule.contract import BlockInfo, Decision
+    from qimeng_tvm.schedule.contract import BlockInfo, Decision, Value, Values
 
 #: What the worked example is about: a request, and the profile of the machine.
 EXAMPLE = ("f32 GEMM 1024x1024x1024 with weights", "zen5")
 
 
-def proposal_prompt(task: Task, line: str, decisions: Sequence[Decision], most: int) -> Prompt:
+@dataclass(frozen=True)
+class Seen:
+    """One trial as it is told.
+
+    Attributes
+    ----------
+    kind : str
+        ``best``, ``worst``, ``last`` or ``failed``: why it is told.
+    values : mapping
+        Decisions: all of them of the fastest, of the others those that differ from it.
+    seconds, of_best, of_peak : float, optional
+        Time; speed as a share of the fastest's, and of the machine's measured peak.
+    limits : tuple of str
+        What it asks of registers and caches.
+    fastest : bool
+        The one that others are compared with.
+    """
+
+    kind: str
+    values: Mapping[str, Value]
+    seconds: float | None = None
+    of_best: float | None = None
+    of_peak: float | None = None
+    limits: tuple[str, ...] = ()
+    fastest: bool = False
+
+
+@dataclass(frozen=True)
+class History:
+    """What was measured, and what came of earlier proposals.
+
+    Attributes
+    ----------
+    trials : int
+        In all.
+    points : tuple of Seen
+        Those worth telling.
+    dropped : tuple of str
+        What was not taken of earlier proposals.
+    """
+
+    trials: int
+    points: tuple[Seen, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+def proposal_prompt(
+    task: Task,
+    line: str,
+    decisions: Sequence[Decision],
+    most: int,
+    path: Values | None = None,
+    history: History | None = None,
+) -> Prompt:
     """Return what a model is told to propose.
 
     Parameters
@@ -31,6 +85,10 @@ def proposal_prompt(task: Task, line: str, decisions: Sequence[Decision], most: 
         Those that leave a choice.
     most : int
         Candidates of one decision, at most.
+    path : mapping, optional
+        Decisions that are made already.
+    history : History, optional
+        What was measured so far.
     """
     from qimeng_tvm.schedule.blocking import WHOLE  # noqa: PLC0415 (it imports TVM)
 
@@ -45,6 +103,9 @@ def proposal_prompt(task: Task, line: str, decisions: Sequence[Decision], most: 
             "decisions": decisions,
             "whole": WHOLE,
             "most": most,
+            "path": _shown(path or {}, WHOLE),
+            "history": history,
+            "points": [_point(seen, WHOLE) for seen in history.points] if history is not None else [],
             "example": {
                 "line": EXAMPLE[0],
                 "machine": "32 registers of 512 bits, 48 KiB of L1, 1 MiB of L2",
@@ -52,6 +113,23 @@ def proposal_prompt(task: Task, line: str, decisions: Sequence[Decision], most: 
             },
         },
     )
+
+
+def _shown(values: Values, whole: int) -> str:
+    return ", ".join(f"{n}={'whole' if v == whole else v}" for n, v in values.items())
+
+
+def _point(seen: Seen, whole: int) -> str:
+    """Return a trial as a line."""
+    shown = _shown(seen.values, whole) or "the same decisions"
+    if seen.seconds is None or seen.of_best is None:
+        return f"failed: {shown}"
+    peak = f", {seen.of_peak:.1%} of peak" if seen.of_peak is not None else ""
+    share = "" if seen.fastest else f", {seen.of_best:.1%} of the fastest's speed"
+    names = {"best": "among the best", "worst": "among the slowest", "last": "lately"}
+    name = "fastest" if seen.fastest else names[seen.kind]
+    limits = f". It: {'; '.join(seen.limits)}" if seen.limits else ""
+    return f"{name}, {_short(seen.seconds * 1e6)} us{peak}{share}: {shown}{limits}"
 
 
 def _operator(info: BlockInfo, line: str) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""The fused functions of a model: how often each is called, and which rule serves it, or why none does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax, s_tir, tirx
+
+from qimeng_tvm.errors import ModelError
+from qimeng_tvm.hardware import Hardware, target_of
+from qimeng_tvm.operators import legalize_and_fuse
+from qimeng_tvm.schedule.analysis import analyze, is_reduction, root_blocks
+from qimeng_tvm.schedule.apply import Task, make_task
+from qimeng_tvm.search.records import workload_key
+
+#: TVM raises nearly anything for a function that it cannot take apart.
+_REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError)
+_CALLS = ("relax.call_tir", "relax.call_tir_inplace")
+
+
+@dataclass(frozen=True)
+class ModelFunction:
+    """One fused function of a model.
+
+    Attributes
+    ----------
+    name : str
+        In the fused module; of several that are the same operator, the first one's.
+    calls : int
+        How often one run of the model calls it; both branches of a condition count.
+    task : Task or None
+        What can be tuned of it.
+    why : str
+        Why no rule serves it; empty when one does.
+    """
+
+    name: str
+    calls: int
+    task: Task | None
+    why: str = ""
+
+
+def functions_of(model: tvm.IRModule, hardware: Hardware, threads: int = 1) -> tuple[ModelFunction, ...]:
+    """Take a model through the passes of the one-line path and return the functions that it becomes.
+
+    Functions that are the same operator are one, with the sum of their calls.
+
+    Parameters
+    ----------
+    model : tvm.IRModule
+        Relax functions; weights are constants, or the parameters behind ``num_input``.
+    hardware : Hardware
+        The machine.
+    threads : int
+        Cores that an operator may use.
+
+    Raises
+    ------
+    ModelError
+        If TVM cannot legalize or fuse it.
+    """
+    try:
+        fused = legalize_and_fuse(model, target_of(hardware, threads))
+    except _REFUSALS as error:
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        raise ModelError(f"TVM cannot legalize the model ({reason.strip()[:300]})") from error
+    calls = calls_of(fused)
+    found: dict[str, ModelFunction] = {}
+    for gv, func in fused.functions.items():
+        if not isinstance(func, tirx.PrimFunc):
+            continue
+        name = str(gv.name_hint)
+        task, why = _served(func, hardware, threads)
+        key = name if task is None else workload_key(task.func, threads)
+        first = found.get(key)
+        count = calls.get(name, 0) + (first.calls if first else 0)
+        found[key] = ModelFunction(first.name if first else name, count, task, why)
+    return tuple(f for f in found.values() if f.calls)
+
+
+def calls_of(module: tvm.IRModule) -> Mapping[str, int]:
+    """Return how often one run of the module's public functions, each of them once, calls every function."""
+    inner = {str(gv.name_hint): _calls_in(f) for gv, f in module.functions.items() if isinstance(f, relax.Function)}
+    public = [str(gv.name_hint) for gv, f in module.functions.items() if "global_symbol" in (f.attrs or {})]
+    total: dict[str, int] = {}
+
+    def visit(name: str, times: int, path: tuple[str, ...]) -> None:
+        for callee, count in inner[name].items():
+            total[callee] = total.get(callee, 0) + times * count
+            if callee in inner and callee not in path:
+                visit(callee, times * count, (*path, callee))
+
+    for name in [n for n in public if n in inner] or list(inner):
+        visit(name, 1, (name,))
+    return total
+
+
+def _calls_in(function: relax.Function) -> dict[str, int]:
+    found: dict[str, int] = {}
+
+    def visit(expr: relax.Expr) -> None:
+        if not isinstance(expr, relax.Call):
+            return
+        callee = expr.args[0] if isinstance(expr.op, tvm.ir.Op) and str(expr.op.name) in _CALLS else expr.op
+        if isinstance(callee, tvm.ir.GlobalVar):
+            found[str(callee.name_hint)] = found.get(str(callee.name_hint), 0) + 1
+
+    relax.analysis.post_order_visit(function, visit)
+    return found
+
+
+def _served(func: tirx.PrimFunc, hardware: Hardware, threads: int) -> tuple[Task | None, str]:
+    """Return the task of a function, or why there is none."""
+    extents = [x for p in func.params for x in getattr(p, "shape", ())]
+    if not all(isinstance(x, tirx.IntImm) for x in extents):
+        return None, "symbolic shapes"
+    try:
+        sch = s_tir.Schedule(func)
+        reductions = sum(is_reduction(sch, block) for block in root_blocks(sch))
+        if reductions != 1:
+            return None, "several reductions" if reductions else "no contraction"
+        task = make_task(func, hardware, threads)
+        return (task, "") if task is not None else (None, _why(func, hardware, threads))
+    except _REFUSALS as error:
+        told = (str(error).splitlines() or [""])[0][:100]
+        return None, f"not understood ({type(error).__name__}: {told})"
+
+
+def _why(func: tirx.PrimFunc, hardware: Hardware, threads: int) -> str:
+    info = analyze(func, threads)
+    if info is None:
+        return "its reduction is not a matrix product that a rule knows"
+    shape = "x".join(str(x) for x in (info.m, info.n, info.k))
+    return f"no rule or intrinsic for {info.a_dtype} x {info.b_dtype}, {shape}, on {hardware.name}"

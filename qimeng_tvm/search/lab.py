@@ -1,0 +1,80 @@
+"""Open the lab that a run measures in: workers of this machine, or boards behind an RPC tracker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from qimeng_tvm.check.worker import Limits as WorkerLimits
+from qimeng_tvm.check.worker import Worker
+from qimeng_tvm.errors import CheckError
+from qimeng_tvm.hardware.host import host
+from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Lab, Limits
+from qimeng_tvm.search.remote import BOARD_MODULE, BoardLane, Boards
+from qimeng_tvm.search.session import Session
+from qimeng_tvm.search.tracker import Rpc
+
+_GIB = 1 << 30
+
+
+@contextmanager
+def open_lab(session: Session, limits: Limits, peaks: Mapping[str, float], rpc: Rpc | None, jobs: int) -> Iterator[Lab]:
+    """Start what builds and measures the session's tasks; it ends with the ``with`` block.
+
+    Here there are two workers that take turns, one building while the other one measures, where the tasks leave a
+    core free for that; else one. With boards there is a lane more than there are boards.
+
+    Parameters
+    ----------
+    session : Session
+        Told to stop when a worker cannot be started.
+    limits : Limits
+        Timeouts of one candidate.
+    peaks : mapping
+        Operand dtype -> measured peak; a missing one is unknown.
+    rpc : Rpc, optional
+        Where the boards are.
+    jobs : int
+        How many candidates there may be.
+
+    Raises
+    ------
+    SearchError
+        If there is no tracker, or none of the boards.
+    BuildError
+        If no linker for the boards is installed.
+    """
+    machine = host()
+    memory = WorkerLimits(memory_bytes=max(8 * _GIB, machine.memory_bytes // 2))
+    with ExitStack() as stack:
+
+        def worker(module: str = WORKER_MODULE, *, confined: bool = True) -> Worker:
+            return stack.enter_context(Worker(memory, preload=(module,), namespaces=confined))
+
+        if rpc is None:
+            threads = max(state.task.info.threads for state in session.tasks)
+            width = min(2 if threads < machine.cores else 1, jobs)
+            workers = [worker() for _ in range(width)]
+            lab = Lab([Bench(w, limits, peaks) for w in workers], in_turn=True)
+        else:
+            hardware = session.tasks[0].task.hardware
+            servers = rpc.servers()
+            lanes = min(len(servers) + 1, jobs)
+            # What connects to a board has the network, and runs nothing that was not written here.
+            clients = [worker(BOARD_MODULE, confined=False) for _ in range(min(len(servers), lanes))]
+            builders = [worker(BOARD_MODULE) for _ in range(min(lanes, machine.cores))]
+            boards = Boards(rpc, limits, peaks, builders, clients, hardware, lambda: session.stopping)
+            lab = Lab([BoardLane(boards) for _ in range(lanes)], in_turn=False)
+            workers = [*builders, *clients]
+        # They import TVM while the first schedules are built.
+        for one in workers:
+            threading.Thread(target=_start, args=(one, session), daemon=True).start()
+        yield lab
+
+
+def _start(worker: Worker, session: Session) -> None:
+    try:
+        worker.start()
+    except CheckError as error:
+        session.stop(str(error))

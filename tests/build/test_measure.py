@@ -1,0 +1,125 @@
+"""Two workers that take turns, on real candidates: what is broken costs itself alone."""
+
+import time
+
+import pytest
+import tvm
+from spoiling import crash, hang, spoil, subtract
+
+from qimeng_tvm.check.worker import Worker
+from qimeng_tvm.errors import BuildError, QimengError
+from qimeng_tvm.hardware import Hardware, host, target_of
+from qimeng_tvm.hardware.target import target_dict
+from qimeng_tvm.operators import prim_func
+from qimeng_tvm.request import Request
+from qimeng_tvm.schedule.apply import build_schedule, make_task
+from qimeng_tvm.search import Limits, RecordDatabase, tune
+from qimeng_tvm.search.board import export
+from qimeng_tvm.search.lab import open_lab
+from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Lab, job_of
+from qimeng_tvm.search.remote import linker_for
+from qimeng_tvm.search.session import Session, Trial, new_state
+
+
+def task_for(m=64, n=64, k=64, threads=1):
+    machine = host()
+    try:
+        _, func = prim_func(Request("matmul", m, n, k), target_of(machine, threads))
+        task = make_task(func, machine, threads)
+    except QimengError as error:
+        pytest.skip(str(error))
+    if task is None:
+        pytest.skip(f"{machine.name} has no micro-kernel for this product")
+    return task
+
+
+def job_named(name, task):
+    return job_of(Trial(name, new_state(task, 0, []), {}, build_schedule(task), name, "test"))
+
+
+@pytest.fixture(scope="module")
+def lab():
+    limits = Limits(run=3.0)
+    with Worker(preload=(WORKER_MODULE,)) as one, Worker(preload=(WORKER_MODULE,)) as two:
+        one.start()
+        two.start()
+        yield Lab([Bench(one, limits), Bench(two, limits)], in_turn=True)
+
+
+def test_a_broken_candidate_costs_itself_alone(lab, monkeypatch):
+    """Good ones stand on both sides of each kind of bad one, so that either worker has libraries to lose."""
+    key = str(task_for().space.defaults()["family"])
+    kinds = {"wrong": subtract, "crash": crash, "hang": hang}
+    bad = {}
+    for name, change in kinds.items():
+        with monkeypatch.context() as patch:
+            spoil(patch, key, change)
+            bad[name] = job_named(name, task_for())
+    good = [job_named(f"good{i}", task_for(m=48 + 16 * i)) for i in range(4)]
+    jobs = [good[0], bad["wrong"], good[1], bad["crash"], bad["hang"], good[2], good[3]]
+    told = []
+    found = lab.run(jobs, lambda job, _: told.append(job.trial.token), lambda: False)
+    assert told == [job.trial.token for job in jobs]
+    assert [f.status for f in found] == ["ok", "numbers", "ok", "run", "run", "ok", "ok"]
+    assert "elements are wrong" in found[1].error
+    assert "SIGSEGV" in found[3].error
+    assert "no answer within 3 s" in found[4].error
+    assert all(f.error == "" and 0 < f.seconds_min <= f.seconds_median for f in found if f.status == "ok")
+
+
+def test_a_call_under_way_ends_with_the_run(lab, monkeypatch):
+    """What goes wrong with the records does not wait for a candidate that hangs."""
+    with monkeypatch.context() as patch:
+        spoil(patch, str(task_for().space.defaults()["family"]), hang)
+        jobs = [job_named("first", task_for(m=32)), job_named("second", task_for())]
+    for bench in lab.lanes:
+        bench.limits = Limits(run=300.0)
+    good = job_named("good", task_for())
+
+    def full(job, found):
+        raise OSError("disk full")
+
+    start = time.monotonic()
+    with pytest.raises(OSError, match="disk full"):
+        Lab(lab.lanes, in_turn=False).run([good, jobs[0]], full, lambda: False)
+    assert time.monotonic() - start < 60
+    for bench in lab.lanes:
+        bench.limits = Limits(run=3.0)
+    assert [f.status for f in lab.run([good, good], lambda *_: None, lambda: False)] == ["ok", "ok"]
+
+
+def test_bad_families_in_a_run(tmp_path, monkeypatch):
+    """Through MetaSchedule: every trial crashes its worker, every one is recorded, and a good run follows."""
+    with monkeypatch.context() as patch:
+        spoil(patch, str(task_for().space.defaults()["family"]), crash)
+        found = tune(task_for(), 3, tmp_path)
+    records = [r for r in RecordDatabase(tmp_path).load() if r.status != "schedule"]
+    assert (found.trials, found.measured, found.results[0].failed) == (3, 3, 3)
+    assert all(r.status == "run" and "SIGSEGV" in r.error and r.seconds_min is None for r in records)
+    assert tune(task_for(), 2, tmp_path).record.status == "ok"
+
+
+@pytest.mark.parametrize(("spare", "jobs", "width"), [(1, 8, 2), (1, 1, 1), (0, 8, 1)])
+def test_two_workers_only_where_a_core_is_free(tmp_path, spare, jobs, width):
+    if spare and host().cores < 2:
+        pytest.skip("this machine has one core")
+    state = new_state(task_for(threads=host().cores - spare), 0, [])
+    record = None
+    session = Session(RecordDatabase(tmp_path), [state], total=8, done=0, stamp=record)
+    with open_lab(session, Limits(), {}, None, jobs) as lab:
+        assert len(lab.lanes) == width and lab.in_turn
+
+
+def test_linker_of_another_machine():
+    assert linker_for(host())
+    other = Hardware.load("neoverse_n1" if host().isa == "x86" else "cascade_lake")
+    try:
+        linker = linker_for(other)
+    except BuildError as error:
+        assert "apt-get install gcc-" in str(error)
+        pytest.skip(str(error))
+    _, func = prim_func(Request("matmul", 32, 32, 32), target_of(other, 1))
+    made = export(tvm.ir.save_json(tvm.IRModule({"main": func})), target_dict(other, 1), linker)
+    # ELF's e_machine: AArch64 or x86-64.
+    assert made.library[:4] == b"\x7fELF" and made.library[18] == (183 if other.isa == "arm" else 62)
+    assert len(made.params) == 3
