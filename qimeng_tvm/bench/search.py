@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qimeng_tvm.bench.curves import Curve, Point, append, read_journal
 from qimeng_tvm.bench.entrant import STOCK, Entrant, parse_entrant
 from qimeng_tvm.errors import UsageError
 from qimeng_tvm.hardware import Hardware
-from qimeng_tvm.request import Request, parse
+from qimeng_tvm.request import Request, describe, parse
 
 if TYPE_CHECKING:
-    from qimeng_tvm.schedule.apply import Task
+    from qimeng_tvm.generate.adviser import Adviser
+    from qimeng_tvm.generate.proposal import Tuned
 
 #: Small, large, skinny, odd, and the narrow types.
 OPERATORS = (
@@ -41,8 +42,8 @@ class Job:
 
 
 System = Callable[[Job], list[Point]]
-#: ``advise(task, line, entrant, seed)``: the adviser of a run with ``+llm``, as ``tune(adviser=...)`` takes it.
-Advise = Callable[["Task", str, Entrant, int], Any]
+#: ``advise(operator, entrant, seed)``: who advises a run with ``+llm``.
+Advise = Callable[["Tuned", Entrant, int], "Adviser"]
 Say = Callable[[str], None]
 
 
@@ -123,17 +124,20 @@ def system_of(name: str, advise: Advise | None = None) -> System:
 
 def _ours(job: Job, entrant: Entrant, advise: Advise | None) -> list[Point]:
     from qimeng_tvm.api import task_of  # noqa: PLC0415
+    from qimeng_tvm.generate.proposal import Tuned  # noqa: PLC0415
     from qimeng_tvm.hardware import configure_threads  # noqa: PLC0415
     from qimeng_tvm.search import tune  # noqa: PLC0415 (xgboost and MetaSchedule are needed only here)
+    from qimeng_tvm.search.choose import Guide  # noqa: PLC0415
 
     threads = job.request.threads or 1
     task = task_of(job.request, job.hardware, threads)
     configure_threads(threads)
     points: list[Point] = []
-    options: dict[str, Any] = {"without": entrant.without} if entrant.without else {}
     start = time.monotonic()
+    guide = Guide(without=entrant.without)
     if entrant.llm and advise is not None:
-        options["adviser"] = advise(task, job.line, entrant, job.seed)
+        adviser = advise(Tuned(task, describe(job.request)), entrant, job.seed)
+        guide = Guide(adviser.first(), adviser.expand, entrant.without)
 
     def note(done: int, _total: int, best: float, _left: float) -> None:
         if done:
@@ -141,7 +145,7 @@ def _ours(job: Job, entrant: Entrant, advise: Advise | None) -> list[Point]:
 
     with tempfile.TemporaryDirectory(prefix="qimeng-search-") as folder:
         found = tune(
-            task, job.trials, folder, job.hardware, threads, job.seed, note, strategy=entrant.strategy, **options
+            task, job.trials, folder, job.hardware, threads, job.seed, note, strategy=entrant.strategy, guides=[guide]
         )
     return timed_again(points, found.results[0].gflops)
 

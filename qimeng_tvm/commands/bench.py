@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from qimeng_tvm.commands.options import LLM_HELP
 from qimeng_tvm.errors import UsageError
+
+if TYPE_CHECKING:
+    from qimeng_tvm.bench.entrant import Entrant
+    from qimeng_tvm.bench.search import Advise
+    from qimeng_tvm.generate.adviser import Adviser
+    from qimeng_tvm.generate.proposal import Tuned
 
 app = typer.Typer(help="Benchmarks against the libraries present.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -104,6 +113,10 @@ def search(
     curves: Annotated[
         list[Path] | None, typer.Option(help="Tell of this file's finished runs too (may be repeated).")
     ] = None,
+    llm: Annotated[
+        str | None, typer.Option(help=f"Who advises systems with +llm, such as mcts+llm: {LLM_HELP}.")
+    ] = None,
+    transcripts: Annotated[Path | None, typer.Option(help="Folder for the conversations with that model.")] = None,
 ) -> None:
     """Strategies of tuning: how good the best schedule is after so many trials."""
     from qimeng_tvm.bench.curves import read_curves
@@ -114,12 +127,16 @@ def search(
     from qimeng_tvm.hardware import host, measured
 
     console = Console(stderr=True, highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, style="dim", markup=False, soft_wrap=True)
+
     lines = None if operators is None else tuple(x.strip() for x in operators.split(";") if x.strip())
     found = [curve for path in curves or () for curve in read_curves(path) if lines is None or curve.operator in lines]
     if systems != "none":
         ran = run_search_bench(
             _words(systems), measured(host()), operators=lines or OPERATORS, trials=trials, seeds=seeds,
-            partial=resume, say=lambda text: console.print(text, style="dim", markup=False, soft_wrap=True),
+            partial=resume, advise=_advise(llm, transcripts, say) if llm is not None else None, say=say,
         )  # fmt: skip
         found = [*ran, *found]
     if not found:
@@ -139,6 +156,20 @@ def search(
     out.print(search_table(report.standings))
     for line in search_lines(report):
         out.print(line, soft_wrap=True, markup=False)
+
+
+def _advise(llm: str, folder: Path | None, say: Callable[[str], None]) -> Advise:
+    """Return what makes the adviser of a run: a conversation of its own, in a file named after operator and seed."""
+
+    def advise(tuned: Tuned, entrant: Entrant, seed: int) -> Adviser:
+        from qimeng_tvm.tuner import adviser_for
+
+        name = re.sub(r"[^a-z0-9]+", "-", tuned.line.lower()).strip("-")
+        told = "" if entrant.history else ".blind"
+        path = folder / f"{name}{told}.{seed}.json" if folder is not None else None
+        return adviser_for(tuned, llm, history=entrant.history, path=path, say=say)
+
+    return advise
 
 
 def _words(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from qimeng_tvm.errors import UsageError
 from qimeng_tvm.schedule.analytic import analytic_proposal
 from qimeng_tvm.schedule.apply import Task
 from qimeng_tvm.schedule.proposal import Proposal
+from qimeng_tvm.search.evolution import Evolution
 from qimeng_tvm.search.proposer import Chooser, DefaultOnly, Proposer, RandomProposer
 from qimeng_tvm.search.tree import Expand, TreeSearch
 
@@ -55,6 +56,7 @@ def _tree(task: Task, seed: int, guide: Guide) -> Chooser:
 STRATEGIES: Mapping[str, Make] = {
     "mcts": _tree,
     "evolve": lambda task, seed, _: Proposer(task.space, seed),
+    "evolutionary": lambda task, seed, _: Evolution(task, seed),
     "random": lambda task, seed, _: RandomProposer(task.space, seed),
     "default": lambda task, seed, _: DefaultOnly(task.space, seed),
 }
@@ -80,7 +82,7 @@ def chooser_for(strategy: str, task: Task, seed: int, guide: Guide | None = None
     ----------
     strategy : str
         ``mcts``: tree search from a proposal's weights; ``evolve``: neighbours of the best, ranked by the cost model;
-        ``random``; ``default``: the analytic decisions alone.
+        ``evolutionary``: TVM's evolutionary search; ``random``; ``default``: the analytic decisions alone.
     task : Task
         What is tuned.
     seed : int

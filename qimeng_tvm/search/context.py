@@ -5,37 +5,44 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
 from qimeng_tvm.errors import RecordError
 from qimeng_tvm.hardware.target import target_of
-from qimeng_tvm.search.session import Session, TaskState
-from qimeng_tvm.search.strategy import DecisionSearch
+from qimeng_tvm.schedule.apply import Task
+from qimeng_tvm.search.records import workload_key
+
+if TYPE_CHECKING:
+    from qimeng_tvm.search.session import Session
 
 LOGGER = "tvm.s_tir.meta_schedule"
 
 
-def tune_context(state: TaskState, session: Session) -> Any:
-    """Return MetaSchedule's view of a task."""
-    task = state.task
-    # Made without TuneContext.__init__, which imports every intrinsic that TVM ships: a minute or more, as each
-    # of them walks the stack through all loaded modules, and none of them is used here.
+def plain_context(task: Task, strategy: Any, seed: int = 1, mutators: Mapping[Any, float] | None = None) -> Any:
+    """Return MetaSchedule's view of a task that some strategy searches.
+
+    Made without TuneContext.__init__, which imports every intrinsic that TVM ships: a minute or more, as each of them
+    walks the stack through all loaded modules, and none of them is used here.
+    """
+    generator = ms.space_generator.ScheduleFn(
+        lambda sch: [sch], sch_rules=[], postprocs=[], mutator_probs=dict(mutators or {})
+    )
     context = ms.TuneContext.__new__(ms.TuneContext)
     context.__init_handle_by_constructor__(
         ms._ffi_api.TuneContext,
         tvm.IRModule({"main": task.func}),
         target_of(task.hardware, task.info.threads),
-        ms.space_generator.ScheduleFn(lambda sch: [sch], sch_rules=[], postprocs=[], mutator_probs={}),
-        DecisionSearch(state, session),
-        f"{task.info.name}-{state.workload}",
+        generator,
+        strategy,
+        f"{task.info.name}-{workload_key(task.func, task.info.threads)}",
         1,
-        1,
+        seed,
         ms.logging.get_logging_func(logging.getLogger(LOGGER)),
     )
     ms._ffi_api.TuneContextInitialize(context)

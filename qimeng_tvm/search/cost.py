@@ -31,7 +31,8 @@ _FAILED = 8.0
 #: Weight of a point falls with the square of its slowdown: which of the slow ones is slower is of no interest.
 _FOCUS = 2.0
 _ROUNDS = 80
-_PARAMETERS = {
+#: Of the trees over all operators.
+SHARED: dict[str, Any] = {
     "max_depth": 4,
     "eta": 0.1,
     "min_child_weight": 3,
@@ -41,7 +42,7 @@ _PARAMETERS = {
     "verbosity": 0,
 }
 #: Of one task alone: few points, each of which counts.
-_ALONE: dict[str, Any] = {**_PARAMETERS, "eta": 0.2, "min_child_weight": 1, "lambda": 1, "subsample": 1.0}
+ALONE: dict[str, Any] = {**SHARED, "eta": 0.2, "min_child_weight": 1, "lambda": 1, "subsample": 1.0}
 
 Row = Sequence[float]
 
@@ -123,7 +124,7 @@ class RuleModel:
     def score(self, rows: Sequence[Row]) -> Matrix:
         """Return predicted speed, as a share of the best of the points' own task."""
         if self._booster is None:
-            self._booster = trained((*self._known, *self._groups.values()), self._seed, _PARAMETERS)
+            self._booster = trained((*self._known, *self._groups.values()), self._seed, SHARED)
         slowdown = self._booster.predict(xgboost.DMatrix(np.array(rows, dtype=np.float64)))
         return np.asarray(np.exp(-slowdown), dtype=np.float64)
 
@@ -198,7 +199,7 @@ class DecisionModel:
             costs = np.array([self.prior(p) for p in points])
             return np.asarray(np.min(costs) / np.maximum(costs, 1e-30))
         if self._booster is None:
-            self._booster = trained([self._own], self._seed, _ALONE)
+            self._booster = trained([self._own], self._seed, ALONE)
         slowdown = self._booster.predict(xgboost.DMatrix(self._own_rows(points)))
         return np.asarray(np.exp(-slowdown), dtype=np.float64)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from qimeng_tvm.search.cost import Group, RuleModel
 from qimeng_tvm.search.features import block_of, block_row
 from qimeng_tvm.search.records import Record, RecordDatabase, current, rule_id, workload_key
 
-#: Folder of shipped measurements: ``<isa>.jsonl.gz``, a line an operator.
+#: Folder of shipped measurements: ``<isa>.jsonl``, a line an operator.
 SHIPPED = "prior"
 
 
@@ -104,10 +103,10 @@ def shipped_groups(task: Task) -> list[Group]:
 @cache
 def shipped_measurements(isa: str) -> tuple[Known, ...]:
     """Return what is shipped for an instruction set; nothing where nothing is."""
-    file = resources.files("qimeng_tvm.search") / SHIPPED / f"{isa}.jsonl.gz"
+    file = resources.files("qimeng_tvm.search") / SHIPPED / f"{isa}.jsonl"
     if not file.is_file():
         return ()
-    lines = gzip.decompress(file.read_bytes()).decode().splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     return tuple(read_known(line) for line in lines)
 
 

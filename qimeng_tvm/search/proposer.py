@@ -118,7 +118,9 @@ class Proposer(Chooser):
         while len(found) < size and tries < (size + _TRIES if found else 10 * _TRIES):
             tries += 1
             # Neighbours and strangers by turns: the first of them are what a batch gets when nothing is known.
-            point = self._mutate(self._rng.choice(starts)) if len(found) % 2 == 0 else self._random()
+            point = (
+                neighbour(self.space, self._rng, self._rng.choice(starts)) if len(found) % 2 == 0 else self._random()
+            )
             key = self.key(point)
             if key not in self._seen and key not in found and self.space.illegal(point) is None:
                 found[key] = point
@@ -132,21 +134,23 @@ class Proposer(Chooser):
     def _random(self) -> Point:
         return {d.name: self._rng.choice(d.candidates) for d in self.space.decisions}
 
-    def _mutate(self, start: Values) -> Point:
-        """Change one to three decisions, numbers mostly to a neighbour."""
-        point = dict(start)
-        free = [d for d in self.space.decisions if len(d.candidates) > 1]
-        for decision in self._rng.sample(free, min(len(free), self._rng.choice((1, 1, 2, 3)))):
-            point[decision.name] = self._step(decision, point[decision.name])
-        return point
 
-    def _step(self, decision: Decision, value: Value) -> Value:
-        candidates = decision.candidates
-        if not isinstance(value, int) or self._rng.random() < 0.3 or value not in candidates:
-            return self._rng.choice([c for c in candidates if c != value])
-        at = candidates.index(value)
-        near = [i for i in (at - 1, at + 1) if 0 <= i < len(candidates)]
-        return candidates[self._rng.choice(near)]
+def neighbour(space: SearchSpace, rng: random.Random, start: Values) -> Point:
+    """Change one to three decisions of a point, numbers mostly to the next one; the result need not be legal."""
+    point = dict(start)
+    free = [d for d in space.decisions if len(d.candidates) > 1]
+    for decision in rng.sample(free, min(len(free), rng.choice((1, 1, 2, 3)))):
+        point[decision.name] = _step(rng, decision, point[decision.name])
+    return point
+
+
+def _step(rng: random.Random, decision: Decision, value: Value) -> Value:
+    candidates = decision.candidates
+    if not isinstance(value, int) or rng.random() < 0.3 or value not in candidates:
+        return rng.choice([c for c in candidates if c != value])
+    at = candidates.index(value)
+    near = [i for i in (at - 1, at + 1) if 0 <= i < len(candidates)]
+    return candidates[rng.choice(near)]
 
 
 class RandomProposer(Proposer):

@@ -1,14 +1,17 @@
 """Tree search over a rule's decisions: partial decisions are nodes, measured times are what comes back. No TVM here.
 
-The decisions are taken in the rule's order; a node is the values of the first of them. From the root, PUCT (Rosin,
-"Multi-armed bandits with episode context", 2011; Silver et al., 2017) takes the child of the highest
+The decisions are taken in the rule's order; a node is the values of the first of them. For every batch a pool of new
+points is drawn: by a proposal's weights, and around the fastest points measured; the cost model says of each how fast
+it may be. From the root, PUCT (Rosin, "Multi-armed bandits with episode context", 2011; Silver et al., 2017) takes the
+child of the highest
 
     Q + exploration * P * sqrt(N) / (1 + n)
 
-where P is a proposal's weight for the child's value, n and N count what was measured, or is being measured, below the
-child and its parent, and Q is the speed of what was measured below it, as a share of the best of all. Where nothing is
-known the rest of the decisions is drawn by the weights, several times over, and the cost model takes its pick. What is
-on its way to be measured counts as a visit that brought nothing, so that a batch spreads (virtual loss).
+where P is the proposal's weight for the child's value, n and N count what was measured, or is being measured, below the
+child and its parent. Q is the predicted speed of the best new point below the child, as a share of the best measured;
+where something was measured below it, half of Q is that, backed up along the path. At a node that was never visited the
+point of the highest prediction is taken. What is on its way to be measured counts as a visit that brought nothing, so
+that a batch spreads (virtual loss).
 
 Whoever knows more may be asked at a few nodes, after a batch was measured: what was measured so far goes in, weights of
 the decisions below the node come out.
@@ -17,35 +20,35 @@ the decisions below the node come out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice
 
 from qimeng_tvm.schedule.contract import Decision, SearchSpace, Value, Values
 from qimeng_tvm.schedule.proposal import Proposal
-from qimeng_tvm.search.proposer import Chooser, Key, Point, Score
+from qimeng_tvm.search.proposer import Chooser, Key, Point, Score, neighbour
 
 #: (values, seconds or None) of every trial, in order.
 Measured = Sequence[tuple[Values, float | None]]
 #: (values of the first decisions, what was measured) -> a proposal for the others, or None.
 Expand = Callable[[Values, Measured], "Proposal | None"]
 Weights = tuple[Mapping[Value, float], ...]
+#: A new point, and how fast it may be as a share of the best.
+Scored = tuple[Point, float]
 
 #: Weight that is shared out evenly among all candidates, proposed or not: a proposal may be wrong.
 TRUST = 0.9
-EXPLORATION = 0.6
-#: Of a node's worth, how much the best below it counts; the rest is the mean.
-BEST_SHARE = 0.7
-#: Ways to complete a path that the cost model chooses from.
-COMPLETIONS = 48
-#: Paths from the root that may lead to nothing new before the search gives up.
-_TRIES = 60
-#: Draws of the rest of a path, for one that goes together.
-_DRAWS = 4
+EXPLORATION = 0.1
+#: Of a node's worth, how much the best measured below it counts; the rest is the mean. And of Q, what was measured.
+BEST_SHARE, MEASURED_SHARE = 0.7, 0.5
+#: New points that are looked at for a batch; and the fastest measured ones whose neighbours are among them.
+POOL, PARENTS = 192, 4
 #: Nodes at which somebody is asked, at most; trials between two of them; visits that a node below the root needs.
 EXPANSIONS, EXPAND_AFTER, _VISITED = 3, 6, 3
-#: Ends of a path up to which all of them are looked at, when draws find nothing new.
-_SMALL = 4096
+#: Draws for each point of the pool, before it stays smaller.
+_DRAWS = 6
+#: Spaces up to this size are walked through when draws find nothing new.
+_SMALL = 20_000
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class Advice:
     weights: Weights
     proposal: Proposal | None = None
 
+    def breaks(self, values: Values) -> bool:
+        """Tell whether values do not keep to a constraint."""
+        return self.proposal is not None and self.proposal.broken(values) is not None
+
 
 @dataclass
 class Node:
@@ -76,8 +83,6 @@ class Node:
         Measured below it, failures included; on their way.
     rates, best : float
         Sum and maximum of 1 / seconds below it.
-    closed : bool
-        Nothing new is below it.
     asked : bool
         Somebody was asked what is worth trying below it.
     advice : Advice, optional
@@ -89,7 +94,6 @@ class Node:
     pending: int = 0
     rates: float = 0.0
     best: float = 0.0
-    closed: bool = False
     asked: bool = False
     advice: Advice | None = None
 
@@ -116,7 +120,7 @@ class TreeSearch(Chooser):
     exploration : float
         How much weights and rarely visited children count against what was measured.
     backup : bool
-        Whether measured times are used (for ablations: without, weights and visits alone decide).
+        Whether measured times are used (for ablations: without, predictions, weights and visits decide).
     """
 
     def __init__(
@@ -151,16 +155,16 @@ class TreeSearch(Chooser):
         parents : sequence of mappings
             Not used: what was measured is in the tree.
         score : callable, optional
-            The cost model: higher is better.
+            The cost model: predicted speed, as a share of the best measured.
         """
         self._ask()
+        pool = self._scored(self._pool(count), score)
         chosen: list[Point] = []
-        while len(chosen) < count:
-            point = self._next(score)
-            if point is None:
-                break
+        while pool and len(chosen) < count:
+            point = self._pick(pool, score is not None)
             self._claim(point)
             chosen.append(point)
+            pool = [scored for scored in pool if scored[0] is not point]
         return chosen
 
     def learn(self, values: Values, seconds: float | None) -> None:
@@ -192,20 +196,6 @@ class TreeSearch(Chooser):
         for name in self._names:
             nodes.append(nodes[-1].children.setdefault(values.get(name, ""), Node()))
         return nodes
-
-    def _next(self, score: Score | None) -> Point | None:
-        for _ in range(_TRIES):
-            if self.root.closed:
-                return None
-            nodes, prefix, advice = self._descend()
-            found = self._completed(prefix, advice)
-            if found:
-                if score is None:
-                    return found[0] if len(found) == 1 else self._rng.choice(found)
-                worth = score(found)
-                return found[max(range(len(found)), key=lambda i: worth[i])]
-            self._close(nodes, prefix)
-        return None
 
     def _advised(self, proposal: Proposal | None) -> Advice:
         return Advice(tuple(weights_of(d, proposal) for d in self.space.decisions), proposal)
@@ -242,88 +232,111 @@ class TreeSearch(Chooser):
             node, path = child, {**path, decision.name: value}
         return None
 
-    def _descend(self) -> tuple[list[Node], list[Value], Advice]:
-        """Walk down by PUCT, to a node that was never visited or to the last decision."""
-        nodes, prefix = [self.root], list[Value]()
-        advice = self._advice
+    def _scored(self, points: Sequence[Point], score: Score | None) -> list[Scored]:
+        if not points:
+            return []
+        worth = score(points) if score is not None else [0.0] * len(points)
+        return [(point, float(w)) for point, w in zip(points, worth, strict=True)]
+
+    def _pick(self, pool: Sequence[Scored], predicted: bool) -> Point:
+        """Walk down by PUCT to a node that was never visited, or to the last decision, and take a point there."""
+        node, path, advice = self.root, dict[str, Value](), self._advice
         for depth, decision in enumerate(self.space.decisions):
-            advice = nodes[-1].advice or advice
-            value = self._best_child(nodes[-1], decision, advice.weights[depth])
-            if value is None:
-                nodes[-1].closed = True
+            advice = node.advice or advice
+            below: dict[Value, list[Scored]] = {}
+            for scored in pool:
+                below.setdefault(scored[0][decision.name], []).append(scored)
+            weights = self._constrained(path, decision, depth, advice)
+            value = max(below, key=lambda v: self._bound(node, v, below[v], weights[v], predicted))
+            pool, path[decision.name] = below[value], value
+            node = node.children.setdefault(value, Node())
+            if not node.visits and not node.pending:
                 break
-            prefix.append(value)
-            child = nodes[-1].children.setdefault(value, Node())
-            nodes.append(child)
-            if not child.visits and not child.pending:
-                break
-        return nodes, prefix, advice
+        return max(pool, key=lambda s: s[1])[0] if predicted else self._rng.choice(pool)[0]
 
-    def _best_child(self, node: Node, decision: Decision, weights: Mapping[Value, float]) -> Value | None:
+    def _bound(self, node: Node, value: Value, below: Sequence[Scored], weight: float, predicted: bool) -> float:
+        """Return how good a child may be."""
+        child = node.children.get(value)
+        count = child.visits + child.pending if child is not None else 0
         best = self._best if self.backup else 0.0
-        total = math.sqrt(node.visits + node.pending + 1)
-        chosen, highest = None, -math.inf
-        for value in decision.candidates:
-            child = node.children.get(value)
-            if child is not None and child.closed:
-                continue
-            count = 0 if child is None else child.visits + child.pending
-            # Of a child without visits its parent's worth is the best guess.
-            known = child.worth(best) if child is not None and count else node.worth(best)
-            bound = known + self.exploration * weights[value] * total / (1 + count)
-            if bound > highest:
-                chosen, highest = value, bound
-        return chosen
+        # Of a child without visits its parent's worth is the best guess, where there is no prediction.
+        measured = child.worth(best) if child is not None and count else node.worth(best)
+        known = max(worth for _, worth in below) if predicted else measured
+        if predicted and count and best:
+            known += MEASURED_SHARE * (measured - known)
+        explored = math.sqrt(node.visits + node.pending + 1) / (1 + count)
+        return known + self.exploration * weight * explored
 
-    def _completed(self, prefix: Sequence[Value], advice: Advice) -> list[Point]:
-        """Return new legal points that begin with some values: defaults, the likeliest, and draws by the weights."""
+    def _constrained(self, path: Point, decision: Decision, depth: int, advice: Advice) -> Mapping[Value, float]:
+        """Return the weights of a decision below a path: little is left of those that break a constraint."""
+        weights = advice.weights[depth]
+        if advice.proposal is None or not advice.proposal.constraints:
+            return weights
+        return {v: w * (1 - TRUST) if advice.breaks({**path, decision.name: v}) else w for v, w in weights.items()}
+
+    def _pool(self, count: int) -> list[Point]:
+        """Return new legal points that are worth a look."""
+        size = max(POOL, 16 * count)
         found: dict[Key, Point] = {}
-        rest = self.space.decisions[len(prefix) :]
-        start = dict(zip(self._names, prefix, strict=False))
-        for number in range(1 if not rest else COMPLETIONS * _DRAWS):
-            point: Point = dict(start)
-            for depth, decision in enumerate(rest, start=len(prefix)):
-                point[decision.name] = self._draw(number, decision, advice.weights[depth])
+        for point in islice(self._drafts(), size * _DRAWS):
             key = self.key(point)
-            if key not in found and self._new(point) and self._heeds(point, advice):
+            if key not in found and self._new(point):
                 found[key] = point
-                if len(found) == COMPLETIONS:
+                if len(found) == size:
                     break
-        if not found and math.prod(len(d.candidates) for d in rest) <= _SMALL:
-            walk = product(*(d.candidates for d in rest))
-            points = ({**start, **dict(zip(self._names[len(prefix) :], values, strict=True))} for values in walk)
-            return [point for point in points if self._new(point)][:COMPLETIONS]
+        if len(found) < count and self.space.size() <= _SMALL:
+            return [point for point in self.space.legal_points() if self._new(point)]
         return list(found.values())
 
-    def _draw(self, number: int, decision: Decision, weights: Mapping[Value, float]) -> Value:
-        """Draw a value for a draft: the first keeps the analytic choice, the second takes what is likeliest."""
-        if number == 0:
-            return decision.default
-        if number == 1:
-            return max(weights, key=lambda v: weights[v])
-        # Every other draft keeps half of the analytic choice.
-        if number % 2 and self._rng.random() < 0.5:
-            return decision.default
-        return self._rng.choices(list(weights), list(weights.values()))[0]
+    def _drafts(self) -> Iterator[Point]:
+        """Yield points without end: the likeliest, draws by the weights, neighbours of the fastest, draws by advice."""
+        advised = list(self._advised_nodes())
+        timed = sorted(((s, i) for i, (_, s) in enumerate(self._measured) if s is not None))
+        parents = [self._measured[i][0] for _, i in timed[:PARENTS]]
+        yield {d.name: max(w, key=lambda v: w[v]) for d, w in self._with_weights(self._advice)}
+        while True:
+            yield self._heeding(self._advice, {})
+            if parents:
+                yield neighbour(self.space, self._rng, self._rng.choice(parents))
+            for path, advice in advised:
+                yield self._heeding(advice, path)
 
-    def _heeds(self, point: Point, advice: Advice) -> bool:
-        """Tell whether a point keeps to the proposal's constraints; one in ten need not."""
-        if advice.proposal is None or advice.proposal.broken(point) is None:
-            return True
-        return self._rng.random() > TRUST
+    def _with_weights(self, advice: Advice) -> list[tuple[Decision, Mapping[Value, float]]]:
+        return list(zip(self.space.decisions, advice.weights, strict=True))
+
+    def _heeding(self, advice: Advice, path: Values) -> Point:
+        """Draw a point below a path by weights; one that breaks a constraint is drawn anew, nine times in ten."""
+        point = self._draw(advice, path)
+        while advice.breaks(point) and self._rng.random() < TRUST:
+            point = self._draw(advice, path)
+        return point
+
+    def _draw(self, advice: Advice, path: Values) -> Point:
+        """Draw the decisions that are not on a path by their weights; every other point keeps half of the defaults."""
+        keeps = self._rng.random() < 0.5
+        point = dict(path)
+        for decision, weights in self._with_weights(advice):
+            if decision.name in point:
+                continue
+            if keeps and self._rng.random() < 0.5:
+                point[decision.name] = decision.default
+            else:
+                point[decision.name] = self._rng.choices(list(weights), list(weights.values()))[0]
+        return point
+
+    def _advised_nodes(self) -> Iterator[tuple[Point, Advice]]:
+        """Yield the nodes with advice of their own, and the path to each."""
+        work: list[tuple[Node, Point]] = [(self.root, {})]
+        while work:
+            node, path = work.pop()
+            if node.advice is not None:
+                yield path, node.advice
+            if len(path) < len(self._names):
+                name = self._names[len(path)]
+                work += [(child, {**path, name: value}) for value, child in node.children.items() if child.visits]
 
     def _new(self, point: Point) -> bool:
         return self.key(point) not in self._seen and self.space.illegal(point) is None
-
-    def _close(self, nodes: Sequence[Node], prefix: Sequence[Value]) -> None:
-        """Note that a path leads to nothing new, and its parents when all of their children do."""
-        nodes[-1].closed = True
-        for depth in range(len(nodes) - 2, -1, -1):
-            known = nodes[depth].children
-            candidates = self.space.decisions[depth].candidates
-            if any(v not in known or not known[v].closed for v in candidates):
-                return
-            nodes[depth].closed = True
 
 
 def weights_of(decision: Decision, prior: Proposal | None) -> dict[Value, float]:

@@ -19,7 +19,7 @@ from qimeng_tvm.hardware.host import host
 from qimeng_tvm.schedule.apply import Task, build_schedule
 from qimeng_tvm.schedule.contract import Value
 from qimeng_tvm.search.choose import DEFAULT, Guide
-from qimeng_tvm.search.context import LOGGER, interrupts, log_to, tune_context
+from qimeng_tvm.search.context import LOGGER, interrupts, log_to, plain_context
 from qimeng_tvm.search.cost import TaskModels
 from qimeng_tvm.search.knowledge import rule_models
 from qimeng_tvm.search.lab import open_lab
@@ -28,6 +28,7 @@ from qimeng_tvm.search.records import Record, RecordDatabase, rule_id, workload_
 from qimeng_tvm.search.scheduler import ShareScheduler
 from qimeng_tvm.search.session import Progress, Session, TaskState, Trial, new_state
 from qimeng_tvm.search.sharing import Share, Sharing
+from qimeng_tvm.search.strategy import DecisionSearch
 from qimeng_tvm.search.traces import TraceWriter
 from qimeng_tvm.search.tracker import Rpc
 
@@ -278,7 +279,7 @@ def _search(session: Session, machine: Hardware, sharing: Sharing, limits: Limit
                 _LOG.info("%d trials asked for, %d made: every task gets one", sharing.trials, session.total)
             session.tell(states[0])
             ms.tune_tasks(
-                tasks=[tune_context(state, session) for state in states],
+                tasks=[plain_context(state.task, DecisionSearch(state, session)) for state in states],
                 task_weights=[share.weight for share in sharing.shares],
                 work_dir=str(folder),
                 max_trials_global=session.room,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -105,6 +106,11 @@ def task_for(m=64, n=64, k=64):
     return task
 
 
+def sessions_of(server):
+    """Sessions are children of the process that listens, itself one of the server."""
+    return len(psutil.Process(server.pid).children(recursive=True)) - 1
+
+
 def trials_in(folder):
     return [r for r in RecordDatabase(folder).load() if r.status != "schedule"]
 
@@ -114,14 +120,22 @@ def test_a_server_killed_in_the_middle_costs_nothing(farm, tmp_path):
     victim = farm.add_server()
     assert len(farm.servers()) == 2
 
-    def kill_at_four(done, *_):
-        if done == 4:
-            # While it serves, more likely than not: the others are measured meanwhile.
-            threading.Timer(0.05, farm.kill, [victim]).start()
+    def kill_in_a_session():
+        while sessions_of(victim):
+            time.sleep(0.001)
+        while not sessions_of(victim):
+            time.sleep(0.001)
+        farm.kill(victim)
 
-    found = tune(task, 12, tmp_path, progress=kill_at_four, rpc=farm.rpc)
+    def kill_after_four(done, *_):
+        if done == 4:
+            threading.Thread(target=kill_in_a_session, daemon=True).start()
+
+    found = tune(task, 12, tmp_path, progress=kill_after_four, rpc=farm.rpc)
     assert victim.poll() is not None and len(farm.servers()) == 1
     assert (found.trials, found.measured, found.stopped) == (12, 12, "")
+    # What it was at was tried again.
+    assert ": lost: server 127.0.0.1:" in (tmp_path / "tune.log").read_text()
     records = trials_in(tmp_path)
     assert [r.error for r in records if r.status != "ok"] == []
     assert len({r.key for r in records}) == len({r.schedule for r in records}) == 12
@@ -182,3 +196,27 @@ def test_no_server_under_the_key(farm, tmp_path):
     with pytest.raises(SearchError, match=f"'other' .it has {KEY}.: start one.*--key=other"):
         tune(task_for(), 2, tmp_path, rpc=dataclasses.replace(farm.rpc, key="other"))
     assert time.monotonic() - start < 20
+
+
+def test_the_command(farm, tmp_path):
+    line = [sys.executable, "-m", "qimeng_tvm.cli", "tune", "f32 gemm 64x64x64", "--trials", "2", "--json"]
+    more = ["--rpc", f"127.0.0.1:{farm.port}", "--key", KEY, "--out", str(tmp_path)]
+    done = subprocess.run([*line, *more], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["trials"], found["failed"]) == (2, 0) and found["gflops"] > 0
+    assert [r.status for r in trials_in(tmp_path)] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (["--rpc", "localhost", "--key", "k"], 2, "it is HOST:PORT"),
+        (["--rpc", "localhost:9190"], 2, "--key"),
+        (["--key", "k"], 2, "--rpc HOST:PORT"),
+    ],
+)
+def test_wrong_options(tmp_path, more, code, words):
+    line = [sys.executable, "-m", "qimeng_tvm.cli", "tune", "f32 gemm 64x64x64", "--out", str(tmp_path)]
+    done = subprocess.run([*line, *more], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import pairwise
 from types import MappingProxyType
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 
 from qimeng_tvm.errors import UsageError
 from qimeng_tvm.schedule.contract import Decision, SearchSpace
-from qimeng_tvm.schedule.proposal import Proposal, Weighted
+from qimeng_tvm.schedule.proposal import Constraint, Proposal, Weighted
 from qimeng_tvm.search.choose import STRATEGIES, Guide, chooser_for
 from qimeng_tvm.search.proposer import DefaultOnly, Proposer, RandomProposer
-from qimeng_tvm.search.tree import TreeSearch, weights_of
+from qimeng_tvm.search.tree import EXPAND_AFTER, EXPANSIONS, TreeSearch, weights_of
 
 SPACE = SearchSpace(
     tuple(Decision(name, tuple(range(8)), 3) for name in "abcd"), lambda v: "odd" if (v["a"] + v["b"]) % 2 else None
@@ -73,7 +74,7 @@ def test_measured_times_lead_to_better_points():
 
 
 def test_the_cost_model_chooses_among_completions():
-    exact = searched(TreeSearch(SPACE, 3), 24, score=lambda pool: [-seconds(p) for p in pool])
+    exact = searched(TreeSearch(SPACE, 3), 24, score=lambda pool: [1.0 / seconds(p) for p in pool])
     blind = searched(TreeSearch(SPACE, 3), 24)
     assert min(map(seconds, exact)) <= 1.2 < min(map(seconds, blind))
 
@@ -81,7 +82,7 @@ def test_the_cost_model_chooses_among_completions():
 def test_a_proposal_is_followed_and_may_be_wrong():
     told = Proposal(MappingProxyType({"a": Weighted((5, 4), (0.9, 0.1)), "c": Weighted((6,), (1.0,))}))
     points = searched(TreeSearch(SPACE, 0, prior=told), 40)[1:]
-    assert sum(p["a"] == 5 for p in points) > len(points) / 3 and sum(p["c"] == 6 for p in points) > len(points) / 3
+    assert sum(p["a"] == 5 for p in points) > len(points) / 3 and sum(p["c"] == 6 for p in points) > len(points) / 4
     wrong = Proposal(MappingProxyType({"a": Weighted((0,), (1.0,)), "c": Weighted((0,), (1.0,))}))
     points = searched(TreeSearch(SPACE, 0, prior=wrong), 120)
     assert any(p["a"] == 5 for p in points), "what was not proposed is tried all the same"
@@ -140,10 +141,12 @@ def test_strategies_by_name():
     class Bare:
         space = SPACE
 
-    assert set(STRATEGIES) == {"mcts", "evolve", "random", "default"}
+    assert set(STRATEGIES) == {"mcts", "evolve", "evolutionary", "random", "default"}
     assert type(chooser_for("evolve", Bare, 0)) is Proposer
     assert isinstance(chooser_for("mcts", Bare, 0, Guide(Proposal(MappingProxyType({})))), TreeSearch)
-    with pytest.raises(UsageError, match="no strategy is called 'luck'; there are mcts, evolve, random, default"):
+    with pytest.raises(
+        UsageError, match="no strategy is called 'luck'; there are mcts, evolve, evolutionary, random, default"
+    ):
         chooser_for("luck", Bare, 0)
 
 
@@ -162,3 +165,49 @@ def searched_all(chooser):
     while points := chooser.propose(4):
         found += points
     return found
+
+
+def test_somebody_is_asked_at_a_few_nodes_and_heard():
+    asked = []
+
+    def expand(path, measured):
+        asked.append((dict(path), len(measured)))
+        return Proposal(MappingProxyType({"b": Weighted((6,), (1.0,))}))
+
+    search = TreeSearch(SPACE, 0, expand=expand)
+    points = []
+    for _ in range(12):
+        for point in search.propose(4):
+            points.append(point)
+            search.learn(point, 1.0 + point["a"])
+    assert len(asked) == EXPANSIONS
+    assert asked[0] == ({}, 8)  # the root first, after the first trials
+    assert all(after - before >= EXPAND_AFTER for (_, before), (_, after) in pairwise(asked))
+    assert set(asked[1][0]) == {"a"}  # then down the most visited path
+    late = [p["b"] for p in points[8:]]
+    assert late.count(6) > len(late) / 3
+
+
+def test_no_answer_changes_nothing():
+    def run(expand):
+        search = TreeSearch(SPACE, 1, expand=expand)
+        points = []
+        for _ in range(8):
+            for point in search.propose(4):
+                points.append(point)
+                search.learn(point, 1.0 + point["a"])
+        return points
+
+    assert run(lambda path, measured: None) == run(None)
+
+
+def test_constraints_hold_nine_times_in_ten():
+    rule = Constraint({}, {"c": (0, 1)})
+    prior = Proposal(MappingProxyType({"a": Weighted((2, 3), (0.5, 0.5))}), constraints=(rule,))
+    search = TreeSearch(SPACE, 0, prior=prior)
+    points = []
+    for _ in range(15):  # nothing that is measured speaks against it
+        for point in search.propose(4):
+            search.learn(point, 1.0)
+            points.append(point)
+    assert sum(p["c"] in (0, 1) for p in points) > 45
