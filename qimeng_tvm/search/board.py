@@ -90,29 +90,27 @@ def measure(
         session = rpc.connect(*address, session_timeout=seconds)
     except Exception as error:  # TVM raises nearly anything for a server that is gone
         return Timing("lost", message=f"it cannot be connected to ({_last(error)})")
+    ready = False
     try:
         _use_threads(session, threads)
         session.upload(bytearray(exported.library), _NAME)
         built = Built(session.load_module(_NAME), exported.packs, exported.params)
+        ready = True
         return check_and_time(built, probe, case, best, session.cpu())
     except Exception as error:  # what went wrong over there comes as any kind of error
         failure = _failure(error, seconds)
-    if failure.kind == "error" and not _answers(session):
-        return replace(
-            failure,
-            kind="lost",
-            message="its session ended while the candidate was in it: a crash, or the server is gone",
-        )
-    return failure
+    if failure.kind != "error":
+        return failure
+    if not _answers(session):
+        return Timing("lost", message="its session ended while the candidate ran: a crash, or it is gone")
+    return failure if ready else replace(failure, kind="unfit")
 
 
 def _use_threads(session: Any, threads: int) -> None:
     session.get_function("runtime.config_threadpool")(_FAST_CORES, threads)
     given = int(session.get_function("runtime.NumThreads")())
     if given < threads:
-        raise RuntimeError(
-            f"the server runs {given} threads where {threads} are asked for: start it with TVM_NUM_THREADS={threads}"
-        )
+        raise RuntimeError(f"{given} threads where {threads} are asked for: start it with TVM_NUM_THREADS={threads}")
 
 
 def _failure(error: Exception, seconds: float) -> Timing:

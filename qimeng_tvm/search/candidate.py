@@ -258,7 +258,7 @@ class Timing:
     """What came of measuring; ``kind`` says how it ended, ``message`` why.
 
     ``ok``; ``numbers`` (wrong); ``unbuilt`` (this process does not have the token). On another machine also ``error``
-    (it was refused there), ``timeout``, and ``lost`` (the connection broke).
+    (it was refused there), ``timeout``, ``lost`` (the connection broke) and ``unfit`` (no candidate can run there).
     """
 
     kind: str

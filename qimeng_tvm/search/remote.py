@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from qimeng_tvm.check.worker import Worker
 from qimeng_tvm.compiler import linker
-from qimeng_tvm.errors import BuildError
+from qimeng_tvm.errors import BuildError, SearchError
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.hardware.host import host
 from qimeng_tvm.hardware.target import target_dict
@@ -157,7 +157,13 @@ class BoardLane:
         return None
 
     def measure(self, job: Job) -> Measurement | None:
-        """Check and time a candidate on a server, and on another one if the first is lost; it is built if need be."""
+        """Check and time a candidate on a server, and on another one if the first is lost; it is built if need be.
+
+        Raises
+        ------
+        SearchError
+            If there is no server left, or one cannot run what is built for its kind.
+        """
         if self._built is None or self._built[0] != job.trial.token:
             refused = self.build(job)
             if refused is not None:
@@ -175,6 +181,12 @@ class BoardLane:
                 return judge(job, timing, self.boards.peak_gflops)
             reasons.append(f"server {server}: {timing.message}" if server is not None else timing.message)
             _LOG.warning("measure of %s: %s: %s", job.trial.token, timing.kind, reasons[-1])
+            if timing.kind == "unfit":
+                # Not the candidate's fault, and so not to be recorded of it.
+                raise SearchError(
+                    f"the {reasons[-1]}; it must run what is built for {job.trial.task.task.hardware.name}: mend it, "
+                    "or take it off the tracker, and run the same again"
+                )
             if timing.kind == "numbers":
                 return Measurement("numbers", error=reasons[-1])
             if timing.kind != "lost" or server is None or len(reasons) == _TRIES:

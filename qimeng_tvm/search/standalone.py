@@ -64,7 +64,10 @@ class QimengSearch(ms.search_strategy.PySearchStrategy):  # type: ignore[misc]
         machine = self.hardware or Hardware.host()
         task = make_task(func, machine, threads)
         if task is None:
-            raise ScheduleError(f"no rule serves {context.task_name or 'the function'} on {machine.name}: tune it with")
+            raise ScheduleError(
+                f"no rule serves {context.task_name or 'the function'} on {machine.name}: "
+                "tune it by a strategy of MetaSchedule's own"
+            )
         self.state = new_state(task, self.seed, [], self.strategy, self.guide)
         self.arguments = ms.arg_info.ArgInfo.from_entry_func(context.mod, False)
 

@@ -277,6 +277,8 @@ class TreeSearch(Chooser):
     def _pool(self, count: int) -> list[Point]:
         """Return new legal points that are worth a look."""
         size = max(POOL, 16 * count)
+        if self.space.size() <= size:
+            return self._all_new()
         found: dict[Key, Point] = {}
         for point in islice(self._drafts(), size * _DRAWS):
             key = self.key(point)
@@ -285,8 +287,11 @@ class TreeSearch(Chooser):
                 if len(found) == size:
                     break
         if len(found) < count and self.space.size() <= _SMALL:
-            return [point for point in self.space.legal_points() if self._new(point)]
+            return self._all_new()
         return list(found.values())
+
+    def _all_new(self) -> list[Point]:
+        return [point for point in self.space.legal_points() if self._new(point)]
 
     def _drafts(self) -> Iterator[Point]:
         """Yield points without end: the likeliest, draws by the weights, neighbours of the fastest, draws by advice."""

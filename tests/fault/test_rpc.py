@@ -98,9 +98,9 @@ def farm():
         running.end()
 
 
-def task_for(m=64, n=64, k=64):
+def task_for(m=64, n=64, k=64, threads=1):
     machine = host()
-    task = make_task(prim_func(Request("matmul", m, n, k), target_of(machine, 1))[1], machine, 1)
+    task = make_task(prim_func(Request("matmul", m, n, k), target_of(machine, threads))[1], machine, threads)
     if task is None:
         pytest.skip(f"{machine.name} has no micro-kernel for float32")
     return task
@@ -179,6 +179,13 @@ def test_no_server_left_ends_the_run_and_keeps_what_was_measured(farm, tmp_path)
     with pytest.raises(SearchError, match="no server under the key 'lonely'"):
         tune(task, 100, tmp_path, progress=kill_at_two, rpc=dataclasses.replace(farm.rpc, key="lonely"))
     assert len(trials_in(tmp_path)) == max(told) >= 2
+
+
+def test_a_server_with_too_few_threads_is_not_held_against_candidates(farm, tmp_path):
+    many = 4 * (os.cpu_count() or 1)
+    with pytest.raises(SearchError, match=f"start it with TVM_NUM_THREADS={many}"):
+        tune(task_for(256, 256, 256, threads=many), 2, tmp_path, rpc=farm.rpc)
+    assert trials_in(tmp_path) == []
 
 
 def test_nobody_there(tmp_path):

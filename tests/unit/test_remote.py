@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from qimeng_tvm.errors import SearchError
 from qimeng_tvm.search.board import Exported
 from qimeng_tvm.search.candidate import Timing
 from qimeng_tvm.search.remote import BoardLane
@@ -37,7 +38,8 @@ class Boards:
 
 def job():
     info = SimpleNamespace(flops=2e6, a_dtype="float32")
-    return SimpleNamespace(trial=SimpleNamespace(token="t", task=SimpleNamespace(task=SimpleNamespace(info=info))))
+    task = SimpleNamespace(info=info, hardware=SimpleNamespace(name="a board"))
+    return SimpleNamespace(trial=SimpleNamespace(token="t", task=SimpleNamespace(task=task)))
 
 
 def test_a_good_one():
@@ -75,6 +77,12 @@ def test_lost_twice_is_recorded_with_both():
 def test_what_the_candidate_is_to_blame_for_is_not_tried_again(timing, status, error):
     found = BoardLane(Boards((ONE, timing))).measure(job())
     assert found.status == status and found.error.startswith(error)
+
+
+def test_a_server_that_cannot_run_any_ends_the_run():
+    boards = Boards((ONE, Timing("unfit", message="RuntimeError: 1 threads where 2 are asked for")))
+    with pytest.raises(SearchError, match=r"server one:9091: RuntimeError: 1 threads.*built for a board"):
+        BoardLane(boards).measure(job())
 
 
 def test_stopped_while_waiting():
