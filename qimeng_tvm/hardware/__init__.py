@@ -8,11 +8,12 @@ from qimeng_tvm.hardware.model import Cache, Hardware
 from qimeng_tvm.hardware.profiles import load, names
 from qimeng_tvm.hardware.show import describe, to_json
 from qimeng_tvm.hardware.target import target_of
-from qimeng_tvm.hardware.threads import configure_threads, settle_threads, threads_in_force, use_threads
+from qimeng_tvm.hardware.threads import beside, configure_threads, settle_threads, threads_in_force, use_threads
 
 __all__ = [
     "Cache",
     "Hardware",
+    "beside",
     "configure_threads",
     "describe",
     "host",

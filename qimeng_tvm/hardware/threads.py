@@ -106,19 +106,32 @@ def use_threads(n: int, *, pin: bool = False) -> Iterator[int]:
     n : int
         Threads, as for :func:`configure_threads`.
     pin : bool
-        Keep the calling thread on the first core while inside, when ``n`` is above 1: timings of parallel loops are
-        then free of its wandering onto a worker's core. Start no threads or processes inside: they inherit it.
+        Keep the calling thread on the first core while inside: timings are then free of its wandering, onto a
+        worker's core or to where :func:`beside` has others work. Start no threads or processes inside: they inherit it.
     """
     before, allowed = threads_in_force(), _usable_cpus()
     try:
         in_force = configure_threads(n)
-        if pin and in_force > 1:
+        if pin:
             _bind({cpus_by_core(allowed)[0]})
         yield in_force
     finally:
         _bind(allowed)
         if before is not None:
             configure_threads(before)
+
+
+@contextmanager
+def beside(n: int) -> Iterator[None]:
+    """Keep the calling thread off the cores that :func:`use_threads` gives to ``n`` threads, where others are left."""
+    allowed = _usable_cpus()
+    others = cpus_by_core(allowed)[n:]
+    try:
+        if others:
+            _bind(others)
+        yield
+    finally:
+        _bind(allowed)
 
 
 def _bind(cpus: Iterable[int]) -> None:

@@ -21,7 +21,7 @@ from tvm.target import Target
 
 from qimeng_tvm import lowering
 from qimeng_tvm.check.buffers import numpy_dtype
-from qimeng_tvm.hardware import use_threads
+from qimeng_tvm.hardware import beside, use_threads
 from qimeng_tvm.schedule.analysis import contraction_of, find_anchor_through_producers, root_blocks
 from qimeng_tvm.schedule.prepack import MAIN, PACK, split_prepack
 from qimeng_tvm.search.rungs import more_repeats
@@ -124,12 +124,13 @@ def compile_module(module: str, target: Mapping[str, Any]) -> Built:
     return Built(library, operator.packs, params)
 
 
-def build(token: str, module: str, target: Mapping[str, Any]) -> None:
-    """Compile a scheduled module and keep it under its token."""
-    built = compile_module(module, target)
-    # LLVM makes machine code when a function is first asked for: now, while another candidate is measured.
-    for name in (MAIN, PACK) if built.packs else (MAIN,):
-        built.library[name]
+def build(token: str, module: str, target: Mapping[str, Any], threads: int) -> None:
+    """Compile a scheduled module and keep it under its token, on cores that measuring with so many threads leaves."""
+    with beside(threads):
+        built = compile_module(module, target)
+        # LLVM makes machine code when a function is first asked for: now, while another candidate is measured.
+        for name in (MAIN, PACK) if built.packs else (MAIN,):
+            built.library[name]
     _built[token] = built
     while len(_built) > _KEEP_BUILT:
         _built.popitem(last=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from qimeng_tvm.check.worker import Limits as WorkerLimits
 from qimeng_tvm.check.worker import Worker
@@ -16,14 +17,16 @@ from qimeng_tvm.search.session import Session
 from qimeng_tvm.search.tracker import Rpc
 
 _GIB = 1 << 30
+#: TVM's pool threads wait for work without sleeping, some 0.1 s, on the cores that the next candidate is measured on.
+_NO_WAITING = {"TVM_THREAD_POOL_SPIN_COUNT": "0"}
 
 
 @contextmanager
 def open_lab(session: Session, limits: Limits, peaks: Mapping[str, float], rpc: Rpc | None, jobs: int) -> Iterator[Lab]:
     """Start what builds and measures the session's tasks; it ends with the ``with`` block.
 
-    Here there are two workers that take turns, one building while the other one measures, where the tasks leave a
-    core free for that; else one. With boards there is a lane more than there are boards.
+    Here there are two workers that take turns, one building while the other one measures, where the tasks use one of
+    several cores; else one: the pools of two processes would get into each other's way. With boards there is a lane more than there are boards.
 
     Parameters
     ----------
@@ -49,28 +52,29 @@ def open_lab(session: Session, limits: Limits, peaks: Mapping[str, float], rpc: 
     memory = WorkerLimits(memory_bytes=max(8 * _GIB, machine.memory_bytes // 2))
     with ExitStack() as stack:
 
-        def worker(module: str = WORKER_MODULE, *, confined: bool = True) -> Worker:
-            return stack.enter_context(Worker(memory, preload=(module,), namespaces=confined))
+        def worker(module: str, *, confined: bool = True, env: Mapping[str, str] | None = None) -> Worker:
+            return stack.enter_context(Worker(memory, preload=(module,), env=env, namespaces=confined))
 
         if rpc is None:
             threads = max(state.task.info.threads for state in session.tasks)
-            width = min(2 if threads < machine.cores else 1, jobs)
-            workers = [worker() for _ in range(width)]
-            lab = Lab([Bench(w, limits, peaks) for w in workers], in_turn=True)
+            width = min(2 if threads == 1 < machine.cores else 1, jobs)
+            workers = [worker(WORKER_MODULE, env=_NO_WAITING if threads == 1 else None) for _ in range(width)]
+            lanes: list[Any] = [Bench(w, limits, peaks) for w in workers]
         else:
             hardware = session.tasks[0].task.hardware
             servers = rpc.servers()
-            lanes = min(len(servers) + 1, jobs)
+            width = min(len(servers) + 1, jobs)
             # What connects to a board has the network, and runs nothing that was not written here.
-            clients = [worker(BOARD_MODULE, confined=False) for _ in range(min(len(servers), lanes))]
-            builders = [worker(BOARD_MODULE) for _ in range(min(lanes, machine.cores))]
+            clients = [worker(BOARD_MODULE, confined=False) for _ in range(min(len(servers), width))]
+            builders = [worker(BOARD_MODULE) for _ in range(min(width, machine.cores))]
             boards = Boards(rpc, limits, peaks, builders, clients, hardware, lambda: session.stopping)
-            lab = Lab([BoardLane(boards) for _ in range(lanes)], in_turn=False)
+            lanes = [BoardLane(boards) for _ in range(width)]
             workers = [*builders, *clients]
         # They import TVM while the first schedules are built.
-        for one in workers:
-            threading.Thread(target=_start, args=(one, session), daemon=True).start()
-        yield lab
+        starting = [threading.Thread(target=_start, args=(one, session), daemon=True) for one in workers]
+        for thread in starting:
+            thread.start()
+        yield Lab(lanes, in_turn=rpc is None, starting=starting if rpc is None else ())
 
 
 def _start(worker: Worker, session: Session) -> None:

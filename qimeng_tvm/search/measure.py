@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,7 +112,7 @@ class Bench:
     def build(self, job: Job) -> Measurement | None:
         """Compile a candidate in the worker; None when that went well."""
         token = job.trial.token
-        outcome = self._call("build", token, (token, job.module, job.target), self.limits.build)
+        outcome = self._call("build", token, (token, job.module, job.target, job.threads), self.limits.build)
         if outcome.ok:
             self._built.add(token)
             return None
@@ -173,15 +174,20 @@ class Lab:
         What builds and measures, side by side.
     in_turn : bool
         Whether only one of them may measure at a time.
+    starting : sequence of Thread
+        Start the lanes' processes: nothing is measured before they are through, for a process that starts disturbs.
     """
 
     lanes: Sequence[Lane[Job, Measurement]]
     in_turn: bool
+    starting: Sequence[threading.Thread] = ()
 
     def run(
         self, jobs: Sequence[Job], finish: Callable[[Job, Measurement], None], stopping: Callable[[], bool]
     ) -> list[Measurement | None]:
         """Build and measure jobs; see :func:`~qimeng_tvm.search.pipeline.run_lanes`."""
+        for thread in self.starting:
+            thread.join()
         return run_lanes(self.lanes[: len(jobs)], jobs, finish, stopping, in_turn=self.in_turn)
 
 
