@@ -26,7 +26,8 @@ def open_lab(session: Session, limits: Limits, peaks: Mapping[str, float], rpc: 
     """Start what builds and measures the session's tasks; it ends with the ``with`` block.
 
     Here there are two workers that take turns, one building while the other one measures, where the tasks use one of
-    several cores; else one: the pools of two processes would get into each other's way. With boards there is a lane more than there are boards.
+    several cores; else one: the pools of two processes would get into each other's way. With boards there is a lane
+    more than there are boards.
 
     Parameters
     ----------
