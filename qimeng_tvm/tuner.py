@@ -72,10 +72,12 @@ def tune_line(
     """
     from qimeng_tvm.generate.proposal import Tuned  # noqa: PLC0415 (only where something is proposed)
     from qimeng_tvm.search import tune  # noqa: PLC0415 (xgboost and MetaSchedule are needed only here)
-    from qimeng_tvm.search.choose import DEFAULT, strategy_of  # noqa: PLC0415
+    from qimeng_tvm.search.choose import ADVISED, DEFAULT, strategy_of  # noqa: PLC0415
 
-    chosen = strategy or DEFAULT
+    chosen = strategy or (ADVISED if llm is not None else DEFAULT)
     strategy_of(chosen)  # a wrong name is told before anything is measured
+    if llm is not None and chosen != ADVISED:
+        raise UsageError(f"a language model advises {ADVISED}, not {chosen}: leave --strategy or --llm out")
     request = parse(line) if isinstance(line, str) else line
     hardware = machine_of(request) if rpc is None else _board_of(request)
     count = checked_threads(threads or request.threads or 1, hardware)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Curve:
         Trial, seconds since the start, best GFLOP/s so far.
     machine : str
         Where; empty when the run does not say.
+    decisions : Mapping[str, int or str]
+        What it ended with; empty when it does not say, as TVM's own.
     """
 
     operator: str
@@ -40,6 +42,7 @@ class Curve:
     trials: int
     points: tuple[Point, ...]
     machine: str = ""
+    decisions: Mapping[str, int | str] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:

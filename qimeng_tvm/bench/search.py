@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +41,9 @@ class Job:
     trials: int
 
 
-System = Callable[[Job], list[Point]]
+#: The run's points, and the decisions that it ended with.
+Ran = tuple[list[Point], Mapping[str, int | str]]
+System = Callable[[Job], Ran]
 #: ``advise(operator, entrant, seed)``: who advises a run with ``+llm``.
 Advise = Callable[["Tuned", Entrant, int], "Adviser"]
 Say = Callable[[str], None]
@@ -94,8 +96,8 @@ def run_search_bench(
             for name, run in known.items():
                 key = (operator, name, seed, trials)
                 if key not in done:
-                    points = run(Job(operator, parse(operator), hardware, seed, trials))
-                    done[key] = Curve(*key, tuple(points), machine)
+                    points, decisions = run(Job(operator, parse(operator), hardware, seed, trials))
+                    done[key] = Curve(*key, tuple(points), machine, dict(decisions))
                     if partial is not None:
                         append(partial, done[key])
                     say(f"{operator}, {name}, seed {seed}: {done[key].at(trials):.1f} GFLOP/s")
@@ -116,13 +118,13 @@ def system_of(name: str, advise: Advise | None = None) -> System:
 
     entrant = parse_entrant(name, tuple(STRATEGIES))
     if entrant.strategy == STOCK:
-        return lambda job: tune_stock(job.request, job.hardware, job.seed, job.trials)
+        return lambda job: (tune_stock(job.request, job.hardware, job.seed, job.trials), {})
     if entrant.llm and advise is None:
         raise UsageError(f"{name!r} needs a language model, and none was named")
     return lambda job: _ours(job, entrant, advise)
 
 
-def _ours(job: Job, entrant: Entrant, advise: Advise | None) -> list[Point]:
+def _ours(job: Job, entrant: Entrant, advise: Advise | None) -> Ran:
     from qimeng_tvm.api import task_of  # noqa: PLC0415
     from qimeng_tvm.generate.proposal import Tuned  # noqa: PLC0415
     from qimeng_tvm.hardware import configure_threads  # noqa: PLC0415
@@ -147,7 +149,7 @@ def _ours(job: Job, entrant: Entrant, advise: Advise | None) -> list[Point]:
         found = tune(
             task, job.trials, folder, job.hardware, threads, job.seed, note, strategy=entrant.strategy, guides=[guide]
         )
-    return timed_again(points, found.results[0].gflops)
+    return timed_again(points, found.results[0].gflops), found.results[0].values
 
 
 def timed_again(points: Sequence[Point], speed: float) -> list[Point]:

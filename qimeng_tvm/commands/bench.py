@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from qimeng_tvm.commands.options import LLM_HELP
+from qimeng_tvm.commands.telling import teller
 from qimeng_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -109,6 +110,9 @@ def search(
         Path | None, typer.Option("--json", help="Write the result to FILE ('-': standard output).")
     ] = None,
     svg: Annotated[Path | None, typer.Option(help="Folder for the curves as pictures.")] = None,
+    settle: Annotated[
+        bool, typer.Option("--settle", help="At last time what all runs ended with again, side by side.")
+    ] = False,
     resume: Annotated[Path | None, typer.Option(help="File that an interrupted run continues from.")] = None,
     curves: Annotated[
         list[Path] | None, typer.Option(help="Tell of this file's finished runs too (may be repeated).")
@@ -122,15 +126,12 @@ def search(
     from qimeng_tvm.bench.curves import read_curves
     from qimeng_tvm.bench.search import OPERATORS, run_search_bench
     from qimeng_tvm.bench.search_report import Report
+    from qimeng_tvm.bench.settle import settled
     from qimeng_tvm.bench.table import search_lines, search_table
     from qimeng_tvm.files import write_atomic
     from qimeng_tvm.hardware import host, measured
 
-    console = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        console.print(text, style="dim", markup=False, soft_wrap=True)
-
+    _, say = teller()
     lines = None if operators is None else tuple(x.strip() for x in operators.split(";") if x.strip())
     found = [curve for path in curves or () for curve in read_curves(path) if lines is None or curve.operator in lines]
     if systems != "none":
@@ -146,7 +147,8 @@ def search(
         from qimeng_tvm.bench.search_plots import write_plots
 
         write_plots(report.curves, svg)
-    text = json.dumps(report.to_json())
+    final = Report.of(settled(report.curves, measured(host()), say)) if settle else None
+    text = json.dumps({**report.to_json(), "settled": final.to_json() if final is not None else None})
     if json_file is not None and str(json_file) == "-":
         typer.echo(text)
         return
@@ -156,6 +158,10 @@ def search(
     out.print(search_table(report.standings))
     for line in search_lines(report):
         out.print(line, soft_wrap=True, markup=False)
+    if final is not None:
+        out.print("\nwhat the runs ended with, timed again side by side:")
+        for line in search_lines(final):
+            out.print(line, soft_wrap=True, markup=False)
 
 
 def _advise(llm: str, folder: Path | None, say: Callable[[str], None]) -> Advise:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qimeng_tvm.commands.options import LLM, Rounds, Spending
+from qimeng_tvm.commands.telling import teller
 
 if TYPE_CHECKING:
     from qimeng_tvm.generate.evaluate import TaskResult
@@ -49,11 +50,7 @@ def generate(
     from qimeng_tvm.llm.budget import Metered
     from qimeng_tvm.llm.settings import budget_of
 
-    console = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        console.print(text, style="dim", markup=False, soft_wrap=True)
-
+    _, say = teller()
     limits = budget_of(budget)
     subjects, plain = _families(tasks, reference), _plain(vanilla)
     client = Metered(choose_client(llm, say), limits, out / "answers.log")

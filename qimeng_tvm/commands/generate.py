@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from qimeng_tvm.commands.options import LLM, Restart, Rounds, Spending
+from qimeng_tvm.commands.telling import teller
 
 if TYPE_CHECKING:
     from qimeng_tvm.generate.loop import Subject
@@ -85,11 +86,7 @@ def _produce(
     from qimeng_tvm.llm import choose_client
     from qimeng_tvm.llm.settings import budget_of
 
-    console = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        console.print(text, style="dim", markup=False, soft_wrap=True)
-
+    _, say = teller()
     budget = budget_of(spending)
     client = choose_client(llm, say)
     produced = produce(

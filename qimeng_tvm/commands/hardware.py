@@ -13,6 +13,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from qimeng_tvm.commands.options import Restart, Rounds, Spending
+from qimeng_tvm.commands.telling import teller
 
 
 class ShowUnlessNamed(TyperGroup):
@@ -78,11 +79,7 @@ def describe(
     if llm is None:
         raise UsageError(f"who is to read the manual? Give --llm: {FORMS}")
     texts = read_manuals(manual)
-    console = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        console.print(text, style="dim", markup=False, soft_wrap=True)
-
+    _, say = teller()
     from qimeng_tvm.llm.settings import budget_of
 
     limits = budget_of(budget)

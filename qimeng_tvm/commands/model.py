@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qimeng_tvm.commands.run import shown_value
+from qimeng_tvm.commands.telling import teller
 
 if TYPE_CHECKING:
     from qimeng_tvm.model_tuning import ModelResult, TunedFunction
@@ -21,11 +22,7 @@ def tune_file(path: str, *, as_json: bool, **options: Any) -> None:
     from qimeng_tvm.model_tuning import tune_model
     from qimeng_tvm.search.progress import TuneBar
 
-    console = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        console.print(text, style="dim", markup=False, soft_wrap=True)
-
+    console, say = teller()
     with TuneBar(Path(path).name, console) as bar:
         found = tune_model(path, say=say, bar=None if as_json else bar, **options)
     if as_json:

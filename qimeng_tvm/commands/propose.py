@@ -12,6 +12,7 @@ from rich.table import Table
 
 from qimeng_tvm.commands.options import LLM_HELP, Rounds, Spending
 from qimeng_tvm.commands.run import shown_value
+from qimeng_tvm.commands.telling import teller
 
 if TYPE_CHECKING:
     from qimeng_tvm.schedule.apply import Task
@@ -33,11 +34,7 @@ def propose(
     from qimeng_tvm.request import parse
     from qimeng_tvm.tuner import proposal_for
 
-    console = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        console.print(text, style="dim", markup=False, soft_wrap=True)
-
+    _, say = teller()
     tuned = task_of(parse(line), Hardware.load(hardware))
     proposal = proposal_for(tuned, llm, rounds=rounds, budget=budget, path=out, say=say)
     if as_json:

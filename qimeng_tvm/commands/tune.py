@@ -12,6 +12,7 @@ from rich.console import Console
 from qimeng_tvm.commands.model import tune_file
 from qimeng_tvm.commands.options import LLM_HELP, Spending
 from qimeng_tvm.commands.run import shown_value
+from qimeng_tvm.commands.telling import teller
 from qimeng_tvm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def tune(
             help='What to tune, e.g. "f32 GEMM 1024x1024x1024 on this CPU", or a model: *.onnx, *.pt2, *.json.',
         ),
     ],
-    strategy: Annotated[str | None, typer.Option(help="mcts, evolve, random or default.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="mcts, evolve, evolutionary, random or default.")] = None,
     trials: Annotated[int, typer.Option(min=0, help="Measured trials, those of earlier runs included.")] = 32,
     time_limit: Annotated[
         float | None, typer.Option("--time-limit", help="Start no trial after so many seconds.")
@@ -73,11 +74,7 @@ def tune(
     from qimeng_tvm.search.progress import TuneBar
     from qimeng_tvm.tuner import tune_line
 
-    console = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        console.print(text, style="dim", markup=False, soft_wrap=True)
-
+    console, say = teller()
     folder = out or default_database()
     with TuneBar(console=console) as bar:
         found = tune_line(

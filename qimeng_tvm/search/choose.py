@@ -15,6 +15,8 @@ from qimeng_tvm.search.tree import Expand, TreeSearch
 
 #: What is used when nobody says.
 DEFAULT = "evolve"
+#: What a language model can advise.
+ADVISED = "mcts"
 
 #: What a search can do without, for ablations.
 PARTS = ("proposal", "backup", "model")

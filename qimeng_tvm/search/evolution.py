@@ -23,6 +23,7 @@ from qimeng_tvm.errors import QimengError
 from qimeng_tvm.hardware.target import target_of
 from qimeng_tvm.schedule.apply import Task, build_schedule
 from qimeng_tvm.schedule.contract import Value, Values
+from qimeng_tvm.schedule.steps import PREPACK
 from qimeng_tvm.search.context import plain_context
 from qimeng_tvm.search.proposer import Chooser, Key, Point, Score
 
@@ -46,6 +47,10 @@ def annotated(task: Task, values: Values) -> Any:
         If they are not legal, or TVM refuses a step.
     """
     schedule = build_schedule(task, values)
+    for step in list(schedule.trace.insts):
+        if str(step.kind.name) == "Annotate" and str(step.attrs[0]) == PREPACK:
+            # TVM's search takes such blocks out to see what a candidate's arguments are, and fails at those that pad.
+            schedule.unannotate(step.inputs[0], PREPACK)
     schedule.annotate(schedule.get_sblock("root"), DECISIONS, json.dumps(dict(values)))
     return schedule
 

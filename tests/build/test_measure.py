@@ -1,5 +1,6 @@
 """Two workers that take turns, on real candidates: what is broken costs itself alone."""
 
+import threading
 import time
 
 import pytest
@@ -18,7 +19,7 @@ from qimeng_tvm.search.board import export
 from qimeng_tvm.search.lab import open_lab
 from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Lab, job_of
 from qimeng_tvm.search.remote import linker_for
-from qimeng_tvm.search.session import Session, Trial, new_state
+from qimeng_tvm.search.session import Measurement, Session, Trial, new_state
 
 
 def task_for(m=64, n=64, k=64, threads=1):
@@ -99,15 +100,35 @@ def test_bad_families_in_a_run(tmp_path, monkeypatch):
     assert tune(task_for(), 2, tmp_path).record.status == "ok"
 
 
-@pytest.mark.parametrize(("spare", "jobs", "width"), [(1, 8, 2), (1, 1, 1), (0, 8, 1)])
-def test_two_workers_only_where_a_core_is_free(tmp_path, spare, jobs, width):
-    if spare and host().cores < 2:
+@pytest.mark.parametrize(("threads", "jobs", "width"), [(1, 8, 2), (1, 1, 1), (2, 8, 1)])
+def test_two_workers_only_where_a_core_is_free(tmp_path, threads, jobs, width):
+    if host().cores < 2:
         pytest.skip("this machine has one core")
-    state = new_state(task_for(threads=host().cores - spare), 0, [])
+    state = new_state(task_for(threads=threads), 0, [])
     record = None
     session = Session(RecordDatabase(tmp_path), [state], total=8, done=0, stamp=record)
     with open_lab(session, Limits(), {}, None, jobs) as lab:
         assert len(lab.lanes) == width and lab.in_turn
+
+
+def test_nothing_is_measured_before_every_worker_has_started():
+    order = []
+
+    class Lane:
+        def build(self, job):
+            order.append("build")
+
+        def measure(self, job):
+            return Measurement("ok")
+
+        def abort(self):
+            raise AssertionError
+
+    starting = [threading.Thread(target=lambda: (time.sleep(0.2), order.append("started"))) for _ in range(2)]
+    for thread in starting:
+        thread.start()
+    Lab([Lane()], in_turn=True, starting=starting).run(["job"], lambda job, found: None, lambda: False)
+    assert order == ["started", "started", "build"]
 
 
 def test_linker_of_another_machine():

@@ -160,6 +160,14 @@ def test_threads_go_up_and_down_in_one_process() -> None:
         assert len(os.sched_getaffinity(0)) == 1
         assert threads_seen(library) == 2
     assert os.sched_getaffinity(0) == before
+    with hw.use_threads(1, pin=True):
+        measuring = os.sched_getaffinity(0)
+        assert len(measuring) == 1
+    with hw.beside(1):
+        assert os.sched_getaffinity(0) and not os.sched_getaffinity(0) & measuring
+    with hw.beside(len(before)):
+        assert os.sched_getaffinity(0) == before  # no core is left
+    assert os.sched_getaffinity(0) == before
 
 
 @pytest.mark.skipif(hw.host().cores < 2, reason="needs two cores")

@@ -81,11 +81,27 @@ def test_a_model_that_has_nothing_to_say_leaves_it_to_the_caches(qimeng, tmp_pat
     assert "2 recorded" in done.stdout
 
 
+def test_a_model_is_asked_again_on_the_way_and_told_what_was_measured(qimeng, tmp_path):
+    asked = tmp_path / "asked"
+    asked.mkdir()
+    first = {"unroll": {"candidates": [1, 3, 2], "prior": [2, 9, 1]}, "why": "short loops"}
+    (asked / "001.reply.md").write_text(json.dumps(first))
+    (asked / "002.reply.md").write_text("```json\n" + json.dumps({**first, "why": "once more"}) + "\n```")
+    done = qimeng("tune", LINE, "--trials", 12, "--out", tmp_path / "records", "--llm", f"exchange:{asked}")
+    assert done.returncode == 0, done.stderr
+    assert "by mcts" in done.stderr and "dropped: unroll: 3 is not among [1, 2, 4]" in done.stderr
+    question = (asked / "002.request.md").read_text()
+    assert "8 trials so far" in question and "spills in the inner loop" in question and "fastest, " in question
+    assert "unroll: 3 is not among" in question
+    assert "12 recorded" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["tune", LINE, "--strategy", "luck"], "no strategy is called 'luck'; there are mcts, evolve, random, default"),
+        (["tune", LINE, "--strategy", "luck"], "no strategy is called 'luck'; there are mcts, evolve, "),
         (["tune", "dance"], "qimeng: "),
+        (["tune", LINE, "--strategy", "evolve", "--llm", "replay"], "a language model advises mcts, not evolve"),
         (["tune", "f32 gemm 8x8x8 on zen9"], "zen9"),
         (["tune", LINE, "--trials", "-1"], "--trials"),
         (["propose", LINE, "--llm", "nobody"], "no client is called 'nobody'"),

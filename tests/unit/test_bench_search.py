@@ -4,13 +4,13 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from qimeng_tvm.bench import search
+from qimeng_tvm.bench import search, settle
 from qimeng_tvm.bench.against import against_stock, stock_summary, verdict, verdicts
 from qimeng_tvm.bench.curves import Curve, longest, read_curves
 from qimeng_tvm.bench.efficiency import Figure, standings, summary
@@ -221,14 +221,14 @@ def test_a_run_goes_on_and_is_seeded(tmp_path, monkeypatch):
 
     def fake(job):
         asked.append((job.request.m, job.seed))
-        return [(n, float(n), 10.0 * n + job.seed) for n in range(1, job.trials + 1)]
+        return [(n, float(n), 10.0 * n + job.seed) for n in range(1, job.trials + 1)], {"kc": 64}
 
     monkeypatch.setattr(search, "system_of", lambda name, advise: fake)
     kept = tmp_path / "curves.jsonl"
     lines = ("f32 GEMM 8x8x8", "f32 GEMM 16x8x8")
     first = run_search_bench(["fake"], HERE, operators=lines, trials=3, seeds=1, partial=kept)
     assert [c.at(3) for c in first] == [30.0, 30.0] and asked == [(8, 0), (16, 0)]
-    assert {c.machine for c in first} == {"board (f00d)"}
+    assert {c.machine for c in first} == {"board (f00d)"} and first[0].decisions == {"kc": 64}
     kept.write_text(kept.read_text() + '{"operator": "torn')
     with pytest.warns(RuntimeWarning, match="cut off"):
         again = run_search_bench(["fake"], HERE, operators=lines, trials=3, seeds=2, partial=kept)
@@ -272,3 +272,25 @@ def test_the_tables_of_the_documents_are_made_from_the_result(tmp_path):
     assert len(tables) == 6
     # As many cells in every row as in the heading.
     assert all(len({line.count("|") for line in table if line}) == 1 for table in tables)
+
+
+# --- timed again ---------------------------------------------------------------------------------------------------
+
+
+def test_what_runs_ended_with_is_timed_once_each(monkeypatch):
+    asked = []
+
+    def timed(operator, found, hardware):
+        asked.append((operator, list(found)))
+        return {key: 100.0 + dict(key)["kc"] for key in found if dict(key)["kc"] < 3}
+
+    monkeypatch.setattr(settle, "timed", timed)
+    runs = [replace(curve("mcts", seed, 1.0, 2.0), decisions={"kc": kc}) for seed, kc in enumerate((1, 2, 2, 3))]
+    stock = curve("metaschedule", 0, 9.0)
+    found = settle.settled([*runs, stock], HERE)
+    assert [len(keys) for _, keys in asked] == [3]  # each schedule once
+    assert [(c.seed, c.points) for c in found] == [
+        (0, ((2, 2.0, 101.0),)),
+        (1, ((2, 2.0, 102.0),)),
+        (2, ((2, 2.0, 102.0),)),
+    ]

@@ -41,7 +41,9 @@ def test_random_points_begin_with_the_defaults(task):
         task.space.check(point)
 
 
-def test_it_proposes_new_legal_points_by_the_score_and_learns(task):
+@pytest.mark.parametrize("line", ["f32 GEMM 32x32x32", "f32 GEMM 20x40x33 with weights"])
+def test_it_proposes_new_legal_points_by_the_score_and_learns(line):
+    task = task_of(parse(line), host(), 1)  # weights are padded while they are packed beforehand
     search = Evolution(task, 3)
     default = search.default()
     search.learn(default, 1.0)
