@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 #: Trials whose shares are told in the ablation's table.
@@ -57,6 +58,20 @@ def seconds(standings: list[dict[str, Any]]) -> str:
         shares = (row["by_seconds"].get(str(n)) for n in grid)
         cells = " | ".join("" if s is None else _number(s["median"], 3) for s in shares)
         lines.append(f"| {row['operator']} | `{row['system']}` | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def ends(standings: list[dict[str, Any]]) -> str:
+    """One row a strategy: share of the best that its runs ended with, on every operator, and the geometric mean."""
+    names = list(dict.fromkeys(row["operator"] for row in standings))
+    lines = [
+        f"| strategy | {' | '.join(names)} | geometric mean |",
+        "| --- |" + " ---: |" * (len(names) + 1),
+    ]
+    for system in dict.fromkeys(row["system"] for row in standings):
+        own = {r["operator"]: r["shares"][max(r["shares"], key=int)] for r in standings if r["system"] == system}
+        cells = " | ".join(f"{own[n]['median']:.3f} ({own[n]['spread']:.3f})" if n in own else "-" for n in names)
+        lines.append(f"| `{system}` | {cells} | {geometric_mean(f['median'] for f in own.values()):.3f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -151,6 +166,11 @@ def main() -> None:
     print(ablation(data))
     print(operators(data["standings"]))
     print(seconds(data["standings"]))
+    if data.get("settled"):
+        print("What the runs ended with, timed again side by side:\n")
+        print(ends(data["settled"]["standings"]))
+        print(verdicts(data["settled"]["verdicts"]))
+        print(ablation(data["settled"]))
     for note in data["notes"]:
         print(f"Note: {note}")
 

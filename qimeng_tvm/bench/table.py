@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import geometric_mean
 
 from rich.table import Table
 
 from qimeng_tvm.bench.against import stock_summary
-from qimeng_tvm.bench.efficiency import Standing, summary
+from qimeng_tvm.bench.efficiency import Standing, by, summary
 from qimeng_tvm.bench.entrant import STOCK
 from qimeng_tvm.bench.result import BenchResult, Row
 from qimeng_tvm.bench.search_report import Report
@@ -151,10 +152,24 @@ def search_lines(report: Report) -> list[str]:
             f"trials of its speed after {told['stock_trials']} (least {told['least_speed']:.3g}x), {fewer}, "
             f"{told['seconds']:.3g}x its seconds a trial"
         )
+    return [*lines, *_verdict_lines(report), *(f"note: {note}" for note in report.notes)]
+
+
+def settled_lines(report: Report) -> list[str]:
+    """Return what runs come to of which only the end is told: see :func:`qimeng_tvm.bench.settle.settled`."""
+    lines = []
+    for name, own in by(report.standings, lambda s: s.system).items():
+        mean = geometric_mean(s.shares[max(s.shares)].median for s in own)
+        lines.append(f"{name}: {mean:.3f} of the best, {len(own)} operators")
+    return [*lines, *_verdict_lines(report)]
+
+
+def _verdict_lines(report: Report) -> list[str]:
+    lines = []
     for v in report.verdicts:
         other = v.second if v.trials == v.second_trials else f"{v.second} at {v.second_trials}"
         lines.append(
             f"{v.first} at {v.trials} trials is {v.ratio:.3f}x {other} ({v.low:.3f} to {v.high:.3f}, "
             f"{v.operators} operators, {v.seeds} seeds): {v.says}"
         )
-    return [*lines, *(f"note: {note}" for note in report.notes)]
+    return lines

@@ -127,7 +127,7 @@ def search(
     from qimeng_tvm.bench.search import OPERATORS, run_search_bench
     from qimeng_tvm.bench.search_report import Report
     from qimeng_tvm.bench.settle import settled
-    from qimeng_tvm.bench.table import search_lines, search_table
+    from qimeng_tvm.bench.table import search_lines, search_table, settled_lines
     from qimeng_tvm.files import write_atomic
     from qimeng_tvm.hardware import host, measured
 
@@ -160,7 +160,7 @@ def search(
         out.print(line, soft_wrap=True, markup=False)
     if final is not None:
         out.print("\nwhat the runs ended with, timed again side by side:")
-        for line in search_lines(final):
+        for line in settled_lines(final):
             out.print(line, soft_wrap=True, markup=False)
 
 

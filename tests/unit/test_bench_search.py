@@ -17,7 +17,7 @@ from qimeng_tvm.bench.efficiency import Figure, standings, summary
 from qimeng_tvm.bench.entrant import Entrant, parse_entrant
 from qimeng_tvm.bench.search import run_search_bench, system_of, timed_again
 from qimeng_tvm.bench.search_report import Report
-from qimeng_tvm.bench.table import search_lines, search_table
+from qimeng_tvm.bench.table import search_lines, search_table, settled_lines
 from qimeng_tvm.errors import UsageError
 
 HERE = SimpleNamespace(name="board", fingerprint="f00d")
@@ -290,7 +290,24 @@ def test_what_runs_ended_with_is_timed_once_each(monkeypatch):
     found = settle.settled([*runs, stock], HERE)
     assert [len(keys) for _, keys in asked] == [3]  # each schedule once
     assert [(c.seed, c.points) for c in found] == [
-        (0, ((2, 2.0, 101.0),)),
-        (1, ((2, 2.0, 102.0),)),
-        (2, ((2, 2.0, 102.0),)),
+        (0, ((2, 1.0, 101.0),)),
+        (1, ((2, 1.0, 102.0),)),
+        (2, ((2, 1.0, 102.0),)),
     ]
+
+
+def test_what_runs_ended_with_is_told_at_its_end_alone(tmp_path):
+    def ended(system, seed, speed):
+        return replace(curve(system, seed, speed), trials=16, points=((16, 3.0, speed),))
+
+    runs = [ended("mcts", s, 100.0 + s) for s in range(3)] + [ended("random", s, 51.0) for s in range(3)]
+    report = Report.of(runs)
+    assert settled_lines(report)[:2] == [
+        "mcts: 0.990 of the best, 1 operators",
+        "random: 0.500 of the best, 1 operators",
+    ]
+    assert any("mcts at 16 trials is 1.980x random" in line and "better" in line for line in settled_lines(report))
+    result = tmp_path / "result.json"
+    result.write_text(json.dumps({**Report.of(runs).to_json(), "settled": report.to_json()}))
+    done = subprocess.run([sys.executable, TABLES, result], capture_output=True, text=True, check=True)
+    assert "| `random` | 0.500 (0.000) | 0.500 |" in done.stdout
