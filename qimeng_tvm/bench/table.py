@@ -9,7 +9,7 @@ from statistics import geometric_mean
 from rich.table import Table
 
 from qimeng_tvm.bench.against import stock_summary
-from qimeng_tvm.bench.efficiency import Standing, by, summary
+from qimeng_tvm.bench.efficiency import Standing, summary
 from qimeng_tvm.bench.entrant import STOCK
 from qimeng_tvm.bench.result import BenchResult, Row
 from qimeng_tvm.bench.search_report import Report
@@ -158,7 +158,8 @@ def search_lines(report: Report) -> list[str]:
 def settled_lines(report: Report) -> list[str]:
     """Return what runs come to of which only the end is told: see :func:`qimeng_tvm.bench.settle.settled`."""
     lines = []
-    for name, own in by(report.standings, lambda s: s.system).items():
+    for name in dict.fromkeys(s.system for s in report.standings):
+        own = [s for s in report.standings if s.system == name]
         mean = geometric_mean(s.shares[max(s.shares)].median for s in own)
         lines.append(f"{name}: {mean:.3f} of the best, {len(own)} operators")
     return [*lines, *_verdict_lines(report)]
