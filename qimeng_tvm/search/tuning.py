@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -16,17 +15,18 @@ from tvm.s_tir import meta_schedule as ms
 from qimeng_tvm.errors import QimengError, SearchError
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.hardware.host import host
-from qimeng_tvm.schedule.apply import Task, build_schedule
+from qimeng_tvm.schedule.apply import Task
 from qimeng_tvm.schedule.contract import Value
 from qimeng_tvm.search.choose import DEFAULT, Guide
 from qimeng_tvm.search.context import LOGGER, interrupts, log_to, plain_context
 from qimeng_tvm.search.cost import TaskModels
+from qimeng_tvm.search.finalists import time_finalists
 from qimeng_tvm.search.knowledge import rule_models
 from qimeng_tvm.search.lab import open_lab
-from qimeng_tvm.search.measure import Lab, LabRunner, Limits, TokenBuilder, job_of
+from qimeng_tvm.search.measure import LabRunner, Limits, TokenBuilder
 from qimeng_tvm.search.records import Record, RecordDatabase, rule_id, workload_key
 from qimeng_tvm.search.scheduler import ShareScheduler
-from qimeng_tvm.search.session import Progress, Session, TaskState, Trial, new_state
+from qimeng_tvm.search.session import Progress, Session, TaskState, new_state
 from qimeng_tvm.search.sharing import Share, Sharing
 from qimeng_tvm.search.strategy import DecisionSearch
 from qimeng_tvm.search.traces import TraceWriter
@@ -34,8 +34,6 @@ from qimeng_tvm.search.tracker import Rpc
 
 #: Trials between two looks at the cost model (and the scheduler's choice of a task).
 PER_BATCH = 8
-#: Of each task, the fastest are timed once more at the end.
-FINALISTS = 3
 LOG = "tune.log"
 _LOG = logging.getLogger(f"{LOGGER}.qimeng")
 
@@ -292,7 +290,7 @@ def _search(session: Session, machine: Hardware, sharing: Sharing, limits: Limit
                 task_scheduler=ShareScheduler(sharing, session),
             )
             for state in states:
-                _measure_again(state, lab, session)
+                time_finalists(state, lab, session)
     except QimengError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
@@ -304,31 +302,3 @@ def _search(session: Session, machine: Hardware, sharing: Sharing, limits: Limit
         ) from error
     finally:
         traces.close()
-
-
-def _measure_again(state: TaskState, lab: Lab, session: Session) -> None:
-    """Time the finalists once more, one after another, and keep each one's better time.
-
-    What else the machine does only ever adds time, so that a first measurement may have been unlucky.
-    """
-    if not state.measured:
-        return
-    timed = [r for r in session.database.of_task(state.task) if r.status == "ok" and r.seconds_min is not None]
-    for record in sorted(timed, key=lambda r: r.seconds_min or math.inf)[:FINALISTS]:
-        if session.stopping or set(record.decisions) != set(state.default):
-            continue
-        schedule = build_schedule(state.task, record.decisions)
-        trial = Trial(
-            f"{state.workload}/{record.schedule}", state, record.decisions, schedule, record.schedule, "again"
-        )
-        found = lab.lanes[0].measure(job_of(trial))
-        if found is None:
-            return
-        if found.seconds_min is not None and found.seconds_min < (record.seconds_min or math.inf):
-            better = replace(
-                record, seconds_min=found.seconds_min, seconds_median=found.seconds_median, gflops=found.gflops
-            )
-            session.database.append(better)
-            state.learn(better)
-        elif found.status == "numbers":
-            session.database.mark_failed(record, found.error)
