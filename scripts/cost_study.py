@@ -37,7 +37,7 @@ from qimeng_tvm.search.features import Matrix, block_row
 from qimeng_tvm.search.records import rule_id
 
 OWN = (0, 8, 24)
-DRAWS = 4
+DRAWS = 2
 LEAST = 40
 
 

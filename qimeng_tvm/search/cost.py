@@ -3,7 +3,7 @@
 Features of a blocking mean the same for every shape and type, so that one model serves all tasks of a rule: it learns
 from this run's tasks, from records of other operators on this machine, and from measurements that are shipped. Alone,
 a few trials of one task rank its points worse than the analytic estimate does (scripts/cost_study.py measures that,
-and that MetaSchedule's per-store features, which need the schedule of every point, add nothing to these).
+and that MetaSchedule's per-store features, which need the schedule of every point, add next to nothing).
 """
 
 from __future__ import annotations
