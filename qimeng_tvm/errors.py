@@ -69,3 +69,9 @@ class TranscriptError(LLMError):
 
 class GenerateError(QimengError):
     """Nothing that the model wrote passed the checks."""
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error that says something: TVM's begin with a stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from qimeng_tvm.bench.timing import Sample, Sampler, time_calls
-from qimeng_tvm.hardware.model import Hardware
+from qimeng_tvm.hardware.model import Hardware, peak_dtype
 from qimeng_tvm.hardware.peak import PeakLoop, peak_loop
 from qimeng_tvm.hardware.threads import configure_threads, settle_threads
 
 #: Name of the register-only loop among the systems of one group; no system may have it.
 NAME = "(peak)"
-
-
-def peak_dtype(a_dtype: str) -> str:
-    """Return the key of the measured peak that a product with this operand dtype is held against."""
-    return "int8" if a_dtype in ("int8", "uint8") else a_dtype
 
 
 class Ceiling:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from qimeng_tvm.errors import QimengError
-from qimeng_tvm.hardware.model import Hardware
+from qimeng_tvm.hardware.model import Hardware, peak_dtype
 from qimeng_tvm.llm.prompts.proposal import History, Seen
 from qimeng_tvm.schedule.apply import Task
 from qimeng_tvm.schedule.contract import BlockInfo, Value, Values
@@ -70,10 +70,7 @@ def _difference(values: Values, best: Values) -> dict[str, Value]:
 
 
 def _of_peak(task: Task, seconds: float) -> float | None:
-    key = "int8" if task.info.a_dtype in ("int8", "uint8") else task.info.a_dtype
-    if key not in task.hardware.peaks:
-        return None
-    peak = task.hardware.peak(key, task.info.threads)
+    peak = task.hardware.peak(peak_dtype(task.info.a_dtype), task.info.threads)
     return task.info.flops / seconds / 1e9 / peak if peak else None
 
 

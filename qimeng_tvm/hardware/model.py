@@ -10,6 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 
+def peak_dtype(a_dtype: str) -> str:
+    """Return the key of the measured peak that a product with this operand dtype is held against."""
+    return "int8" if a_dtype in ("int8", "uint8") else a_dtype
+
+
 @dataclass(frozen=True)
 class Cache:
     """One level of data (or unified) cache.

@@ -12,12 +12,14 @@ from functools import cache
 
 from tvm import IRModule, s_tir, tirx
 
-from qimeng_tvm.errors import ScheduleError
+from qimeng_tvm.errors import QimengError, ScheduleError
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.schedule.analysis import analyze, normalize
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, ScheduleRule, SearchSpace, Value, Values
 
 ROOT = "qimeng_tvm.schedules"
+#: What :func:`build_schedule` may raise: TVM raises nearly anything for a step that it cannot take.
+REFUSALS = (QimengError, RuntimeError, ValueError, TypeError, LookupError, AssertionError)
 #: Elements of a tensor up to which int32 indexes it, padding included.
 _NARROW = 1 << 30
 

@@ -11,7 +11,7 @@ from typing import Any
 import tvm
 from tvm import rpc
 
-from qimeng_tvm.errors import BuildError
+from qimeng_tvm.errors import BuildError, last_line
 from qimeng_tvm.search.candidate import Built, Probe, Timing, case_of, check_and_time, compile_module
 
 _GUARD = Path(__file__).with_name("guard.c")
@@ -89,7 +89,7 @@ def measure(
     try:
         session = rpc.connect(*address, session_timeout=seconds)
     except Exception as error:  # TVM raises nearly anything for a server that is gone
-        return Timing("lost", message=f"it cannot be connected to ({_last(error)})")
+        return Timing("lost", message=f"it cannot be connected to ({last_line(error)})")
     ready = False
     try:
         _use_threads(session, threads)
@@ -116,7 +116,7 @@ def _use_threads(session: Any, threads: int) -> None:
 def _failure(error: Exception, seconds: float) -> Timing:
     if type(error).__name__ == "RPCSessionTimeoutError":
         return Timing("timeout", message=f"no answer within {seconds:g} s")
-    return Timing("error", message=_last(error))
+    return Timing("error", message=last_line(error))
 
 
 def _answers(session: Any) -> bool:
@@ -125,8 +125,3 @@ def _answers(session: Any) -> bool:
     except Exception:  # as above
         return False
     return True
-
-
-def _last(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__

@@ -19,9 +19,8 @@ import tvm
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
-from qimeng_tvm.errors import QimengError
 from qimeng_tvm.hardware.target import target_of
-from qimeng_tvm.schedule.apply import Task, build_schedule
+from qimeng_tvm.schedule.apply import REFUSALS, Task, build_schedule
 from qimeng_tvm.schedule.contract import Value, Values
 from qimeng_tvm.schedule.steps import PREPACK
 from qimeng_tvm.search.context import plain_context
@@ -108,7 +107,7 @@ class DecisionMutator(ms.mutator.PyMutator):  # type: ignore[misc]
                 continue
             try:
                 return annotated(self.task, point).trace
-            except (QimengError, RuntimeError, ValueError):
+            except REFUSALS:
                 return None
         return None
 
@@ -214,7 +213,7 @@ class Evolution(Chooser):
     def _made(self, point: Values) -> Any:
         try:
             return annotated(self.task, point)
-        except (QimengError, RuntimeError, ValueError):
+        except REFUSALS:
             return None
 
     def _generate(self) -> bool:

@@ -14,6 +14,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from qimeng_tvm.check.timing import sanity
 from qimeng_tvm.check.worker import Outcome, Worker
+from qimeng_tvm.hardware.model import peak_dtype
 from qimeng_tvm.hardware.target import target_dict, target_of
 from qimeng_tvm.search.candidate import Probe, Timing, probe_of
 from qimeng_tvm.search.pipeline import Lane, run_lanes
@@ -83,8 +84,8 @@ def job_of(trial: Trial) -> Job:
 def judge(job: Job, timing: Timing, peak_gflops: Mapping[str, float]) -> Measurement:
     """Hold a time against the peak: one that is faster is a measuring error."""
     info = job.trial.task.task.info
-    key = "int8" if info.a_dtype in ("int8", "uint8") else info.a_dtype
-    verdict = sanity(timing.seconds_min, info.flops, peak_gflops.get(key, 0.0), peak_spread=PEAK_MARGIN)
+    peak = peak_gflops.get(peak_dtype(info.a_dtype), 0.0)
+    verdict = sanity(timing.seconds_min, info.flops, peak, peak_spread=PEAK_MARGIN)
     if not verdict.believed:
         return Measurement("timing", error=verdict.message)
     return Measurement("ok", timing.seconds_min, timing.seconds_median, verdict.gflops)

@@ -131,11 +131,6 @@ def rule_id(task: Task) -> str:
     return f"{task.rule.name}@{task.rule.version}"
 
 
-def measurable(records: Iterable[Record]) -> list[Record]:
-    """Return the records that were trials: those a schedule refused cost no measurement."""
-    return [r for r in records if r.status != "schedule"]
-
-
 class RecordDatabase:
     """The records of one folder.
 
@@ -268,10 +263,6 @@ class RecordDatabase:
             for r in self.load()
             if r.workload == workload and r.fingerprint == fingerprint and r.rule == rule and current(r)
         ]
-
-    def measured_values(self, task: Task) -> list[Record]:
-        """Return the trials that need no repeating: measured, failed, or refused by the schedule."""
-        return self.of_task(task)
 
     def best(self, task: Task, verified_only: bool = True) -> Record | None:
         """Return the fastest record that may be applied to the task; None when there is none.

@@ -14,7 +14,7 @@ from qimeng_tvm.schedule.contract import BlockInfo, Values
 from qimeng_tvm.search.choose import DEFAULT, Guide, chooser_for
 from qimeng_tvm.search.cost import DecisionModel, RuleModel
 from qimeng_tvm.search.features import block_row, told_of
-from qimeng_tvm.search.proposer import Chooser
+from qimeng_tvm.search.proposer import Chooser, Point
 from qimeng_tvm.search.records import Record, RecordDatabase, Status, rule_id, workload_key
 
 #: ``progress(trials done, trials in all, best GFLOP/s of the task at hand, seconds left)``.
@@ -73,11 +73,36 @@ class TaskState:
         if set(record.decisions) == set(self.default):
             self.proposer.learn(record.decisions, record.seconds_min if record.status == "ok" else None)
         if record.status == "ok" and record.seconds_min is not None:
-            self.parents = sorted([*self.parents, (record.seconds_min, record.decisions)], key=lambda p: p[0])[:PARENTS]
+            self.note_time(record.decisions, record.seconds_min)
             if self.best is None or self.best.seconds_min is None or record.seconds_min < self.best.seconds_min:
                 self.best = record
         elif record.status != "schedule":
             self.failed += 1
+
+    def note_time(self, values: Values, seconds: float) -> None:
+        """Keep a point among the fastest if it is one of them."""
+        self.parents = sorted([*self.parents, (seconds, values)], key=lambda p: p[0])[:PARENTS]
+
+    def next_points(self, count: int) -> list[tuple[str, Point]]:
+        """Return what is tried next, and by what it was chosen: the analytic decisions before all others, alone."""
+        default = self.proposer.default()
+        if default is not None:
+            return [("default", default)]
+        model = self.model
+        score = model.score if self.ranked and (model.ready or model.prior is not None) else None
+        origin = "model" if score is not None and model.ready else "prior" if score is not None else "sample"
+        return [(origin, p) for p in self.proposer.propose(count, [values for _, values in self.parents], score)]
+
+    def claim(self, values: Values, key: str) -> bool:
+        """Take a schedule as this point's; False when other decisions have led to it before.
+
+        Targets are rounded to what divides the shape: several may amount to the same.
+        """
+        if key in self.schedules:
+            self.proposer.drop(values)
+            return False
+        self.schedules.add(key)
+        return True
 
     @property
     def best_seconds(self) -> float:

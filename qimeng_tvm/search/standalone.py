@@ -12,9 +12,9 @@ from typing import Any
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
-from qimeng_tvm.errors import QimengError, ScheduleError
+from qimeng_tvm.errors import ScheduleError
 from qimeng_tvm.hardware import Hardware
-from qimeng_tvm.schedule.apply import build_schedule, make_task
+from qimeng_tvm.schedule.apply import REFUSALS, build_schedule, make_task
 from qimeng_tvm.schedule.contract import Values
 from qimeng_tvm.search.choose import Guide
 from qimeng_tvm.search.records import schedule_key
@@ -92,10 +92,10 @@ class QimengSearch(ms.search_strategy.PySearchStrategy):  # type: ignore[misc]
         self.batch = []
         wanted, fruitless = min(self.per_batch, self.left), 0
         while len(schedules) < wanted and fruitless < _PATIENCE:
-            points = self._points(self.state, wanted - len(schedules))
+            points = self.state.next_points(wanted - len(schedules))
             if not points:
                 break
-            for values in points:
+            for _, values in points:
                 schedule = self._made(self.state, values)
                 if schedule is None:
                     fruitless += 1
@@ -113,29 +113,17 @@ class QimengSearch(ms.search_strategy.PySearchStrategy):  # type: ignore[misc]
             self.state.proposer.learn(values, seconds)
             self.state.model.add(values, seconds)
             if seconds is not None:
-                self.state.parents = sorted([*self.state.parents, (seconds, values)], key=lambda p: p[0])[:8]
+                self.state.note_time(values, seconds)
 
     def clone(self) -> Any:
         """Return a strategy with the same settings, from the beginning."""
         return QimengSearch(self.strategy, self.hardware, self.seed, self.guide)
 
     @staticmethod
-    def _points(state: TaskState, count: int) -> list[Any]:
-        default = state.proposer.default()
-        if default is not None:
-            return [default]
-        return state.proposer.propose(count, [v for _, v in state.parents], state.model.score)
-
-    @staticmethod
     def _made(state: TaskState, values: Values) -> Any:
         try:
             schedule = build_schedule(state.task, values)
-        except (QimengError, RuntimeError, ValueError):
+        except REFUSALS:
             state.proposer.learn(values, None)
             return None
-        key = schedule_key(schedule.mod)
-        if key in state.schedules:
-            state.proposer.drop(values)
-            return None
-        state.schedules.add(key)
-        return schedule
+        return schedule if state.claim(values, schedule_key(schedule.mod)) else None

@@ -12,16 +12,14 @@ from typing import Any
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
-from qimeng_tvm.errors import QimengError
-from qimeng_tvm.schedule.apply import build_schedule
+from qimeng_tvm.errors import last_line
+from qimeng_tvm.schedule.apply import REFUSALS, build_schedule
 from qimeng_tvm.search.proposer import Point
 from qimeng_tvm.search.records import schedule_key
 from qimeng_tvm.search.session import Session, TaskState, Trial
 
 #: Refusals in a row after which the rule, not the decisions, is taken to be at fault.
 _PATIENCE = 64
-#: TVM raises nearly anything for a step that it cannot take.
-_REFUSALS = (QimengError, RuntimeError, ValueError, TypeError, LookupError, AssertionError)
 
 
 @derived_object
@@ -82,7 +80,7 @@ class DecisionSearch(ms.search_strategy.PySearchStrategy):  # type: ignore[misc]
         trials: list[Trial] = []
         refused = 0
         while len(trials) < wanted and not self.session.stopping:
-            points = self._points(wanted - len(trials))
+            points = self.state.next_points(wanted - len(trials))
             if not points:
                 break
             for origin, values in points:
@@ -96,33 +94,14 @@ class DecisionSearch(ms.search_strategy.PySearchStrategy):  # type: ignore[misc]
                 break
         return trials
 
-    def _points(self, count: int) -> list[tuple[str, Point]]:
-        default = self.state.proposer.default()
-        if default is not None:
-            return [("default", default)]
-        parents = [values for _, values in self.state.parents]
-        model = self.state.model
-        score = model.score if self.state.ranked and (model.ready or model.prior is not None) else None
-        origin = "model" if score is not None and model.ready else "prior" if score is not None else "sample"
-        return [(origin, p) for p in self.state.proposer.propose(count, parents, score)]
-
     def _build(self, origin: str, values: Point) -> Trial | None:
         state = self.state
         try:
             schedule = build_schedule(state.task, values)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             self.session.refuse(state, values, last_line(error))
             return None
         key = schedule_key(schedule.mod)
-        if key in state.schedules:
-            # Other decisions that amount to a schedule we have (targets are rounded to what divides the shape).
-            state.proposer.drop(values)
+        if not state.claim(values, key):
             return None
-        state.schedules.add(key)
         return Trial(f"{state.workload}/{key}", state, values, schedule, key, origin)
-
-
-def last_line(error: BaseException) -> str:
-    """Return the last line of an error that says something: TVM's begin with a stack."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__

@@ -15,6 +15,7 @@ from tvm.s_tir import meta_schedule as ms
 from qimeng_tvm.errors import QimengError, SearchError
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.hardware.host import host
+from qimeng_tvm.hardware.model import peak_dtype
 from qimeng_tvm.schedule.apply import Task
 from qimeng_tvm.schedule.contract import Value
 from qimeng_tvm.search.choose import DEFAULT, Guide
@@ -258,8 +259,7 @@ def _sharing(states: Sequence[TaskState], weights: Sequence[float], machine: Har
     shares = []
     for state, weight in zip(states, weights, strict=True):
         info = state.task.info
-        dtype = "int8" if info.a_dtype in ("int8", "uint8") else info.a_dtype
-        peak = 1e9 * machine.peak(dtype, info.threads)
+        peak = 1e9 * machine.peak(peak_dtype(info.a_dtype), info.threads)
         share = Share(weight, float(info.flops), peak, recorded=state.recorded)
         share.update(0, state.best_seconds)
         shares.append(share)
