@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qimeng_tvm.generate.adviser import Adviser
     from qimeng_tvm.generate.proposal import Tuned
 
-#: Small, large, skinny, odd, and the narrow types.
+#: Small, large, skinny, odd, the narrow types, and a batch as attention has it.
 OPERATORS = (
     "f32 GEMM 128x128x128",
     "f32 GEMM 1024x1024x1024",
@@ -27,6 +27,7 @@ OPERATORS = (
     "f32 GEMM 255x257x263",
     "bf16 GEMM 512x512x512",
     "u8s8 GEMM 512x512x512 with weights",
+    "batch 12 f32 GEMM 128x128x64",
 )
 
 

@@ -104,7 +104,7 @@ def search(
     trials: Annotated[int, typer.Option(min=1, help="Of each run.")] = 16,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each strategy and operator.")] = 5,
     operators: Annotated[
-        str | None, typer.Option(help="Lines, ';' between them (default: six matrix products).")
+        str | None, typer.Option(help="Lines, ';' between them (default: seven matrix products).")
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the result to FILE ('-': standard output).")
