@@ -149,8 +149,8 @@ def info_of(request: Request, hardware: Hardware) -> tuple[Any, Any]:
     """Return the function of a request, and its anchor."""
     from qimeng_tvm.hardware.target import target_of  # noqa: PLC0415
     from qimeng_tvm.operators import prim_func  # noqa: PLC0415
-    from qimeng_tvm.schedule.analysis import analyze  # noqa: PLC0415
     from qimeng_tvm.schedule.apply import narrow_indices  # noqa: PLC0415
+    from qimeng_tvm.schedule.readers import analyze  # noqa: PLC0415
 
     threads = request.threads or 1
     func = narrow_indices(prim_func(request, target_of(hardware, threads))[1])

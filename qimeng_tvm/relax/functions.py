@@ -11,8 +11,9 @@ from tvm import relax, s_tir, tirx
 from qimeng_tvm.errors import ModelError
 from qimeng_tvm.hardware import Hardware, target_of
 from qimeng_tvm.operators import legalize_and_fuse
-from qimeng_tvm.schedule.analysis import analyze, is_reduction, root_blocks
+from qimeng_tvm.schedule.analysis import is_reduction, root_blocks
 from qimeng_tvm.schedule.apply import Task, make_task
+from qimeng_tvm.schedule.readers import analyze
 from qimeng_tvm.search.records import workload_key
 
 #: TVM raises nearly anything for a function that it cannot take apart.

@@ -158,29 +158,26 @@ def find_anchor_through_producers(sch: s_tir.Schedule) -> SBlockRV | None:
     return anchor if contraction_of(sch.get(anchor)) is not None else None
 
 
-def analyze(func: tirx.PrimFunc, threads: int = 1) -> BlockInfo | None:
-    """Return what a rule needs to know of ``func``'s anchor, or None when no rule could serve it.
+def describe(sch: s_tir.Schedule, anchor: SBlockRV, func: tirx.PrimFunc, threads: int) -> BlockInfo | None:
+    """Return what a rule needs to know of a matrix product.
 
     Parameters
     ----------
+    sch : tvm.s_tir.Schedule
+        Of ``func``, normalized.
+    anchor : SBlockRV
+        What :func:`normalize` found.
     func : tvm.tirx.PrimFunc
-        A fused function: producers, one contraction, elementwise epilogue.
+        The function before any step.
     threads : int
         Cores the operator may use.
     """
-    sch = s_tir.Schedule(func)
-    before = [block_name(sch, b) for b in root_blocks(sch)]
-    anchor = normalize(sch)
-    if anchor is None:
-        return None
+    before = [block_name(own, b) for own in [s_tir.Schedule(func)] for b in root_blocks(own)]
     parts = contraction_of(sch.get(anchor))
     assert parts is not None  # normalize() has looked
     name = block_name(sch, anchor)
     at = before.index(name)
-    after = root_blocks(sch)
-    out = sch.get(after[-1]).writes[0].source
-    free = {int(i) for i in (func.attrs or {}).get(LAYOUT_FREE, [])}
-    constant = any(i in free and parts.b.buffer.same_as(p) for i, p in enumerate(func.params))
+    out = sch.get(root_blocks(sch)[-1]).writes[0].source
     e = parts.extents
     return BlockInfo(
         name=name,
@@ -197,11 +194,17 @@ def analyze(func: tirx.PrimFunc, threads: int = 1) -> BlockInfo | None:
         transpose_b=_order(parts.b.axes, "n", "k"),
         batch_a="b" in parts.a.axes,
         batch_b="b" in parts.b.axes,
-        constant_b=constant,
+        constant_b=is_layout_free(func, parts.b.buffer),
         producers=tuple(before[:at]),
         consumers=tuple(before[at + 1 :]),
         threads=threads,
     )
+
+
+def is_layout_free(func: tirx.PrimFunc, buffer: tirx.Buffer) -> bool:
+    """Tell whether a buffer is a parameter of ``func`` whose layout we may choose: it is packed at compile time."""
+    free = {int(i) for i in (func.attrs or {}).get(LAYOUT_FREE, [])}
+    return any(i in free and buffer.same_as(p) for i, p in enumerate(func.params))
 
 
 def _order(axes: tuple[str, ...], first: str, second: str) -> bool:

@@ -14,8 +14,8 @@ from tvm import IRModule, s_tir, tirx
 
 from qimeng_tvm.errors import QimengError, ScheduleError
 from qimeng_tvm.hardware.model import Hardware
-from qimeng_tvm.schedule.analysis import analyze, normalize
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, ScheduleRule, SearchSpace, Value, Values
+from qimeng_tvm.schedule.readers import analyze, normalize
 
 ROOT = "qimeng_tvm.schedules"
 #: What :func:`build_schedule` may raise: TVM raises nearly anything for a step that it cannot take.
@@ -131,7 +131,7 @@ def build_schedule(task: Task, values: Mapping[str, Value] | None = None) -> s_t
     chosen = {**task.space.defaults(), **(values or {})}
     task.space.check(chosen)
     sch = s_tir.Schedule(task.func)
-    block = normalize(sch)
+    block = normalize(sch, task.info.kind)
     if block is None:
         raise ScheduleError(f"{task.rule.name}: the function no longer has the anchor {task.info.name!r}")
     choose = recording_choose(sch, task.space, chosen)

@@ -104,17 +104,47 @@ class SearchSpace:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Which pixels of its input an output pixel of a convolution or a pooling reads; (rows, columns) each.
+
+    Attributes
+    ----------
+    out : tuple of int
+        Extents of the output.
+    kernel : tuple of int
+        Extents of the window.
+    stride, dilation : tuple of int
+        Pixels between windows, and between the pixels of a window.
+    groups : int
+        Of channels, each with filters of its own.
+    """
+
+    out: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        # A record gives lists.
+        for name in ("out", "kernel", "stride", "dilation"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+@dataclass(frozen=True)
 class BlockInfo:
-    """What a rule needs to know of a contraction block (the anchor) and its function.
+    """What a rule needs to know of a function's anchor, the block that most of its work is in.
 
     Attributes
     ----------
     name : str
         The anchor block's name in the function.
     kind : str
-        ``"matmul"``.
+        What the function computes; the reader of that kind (:mod:`qimeng_tvm.schedule.readers`) says what the
+        extents mean. ``"matmul"``: a (batched) matrix product.
     batch, m, n, k : int
-        Extents; ``batch == 1`` when there is no batch loop.
+        Extents; ``batch == 1`` when there is no batch loop. Of a convolution: images, pixels of the output, filters of
+        a group, multiply-adds for each output.
     a_dtype, b_dtype, acc_dtype, out_dtype : str
         Operand, accumulator and final output dtypes.
     transpose_a, transpose_b : bool
@@ -127,6 +157,8 @@ class BlockInfo:
         Names of the elementwise blocks before and after the anchor, in order.
     threads : int
         Cores the operator may use.
+    window : Window, optional
+        Of a convolution or a pooling.
     """
 
     name: str
@@ -147,11 +179,18 @@ class BlockInfo:
     producers: tuple[str, ...] = ()
     consumers: tuple[str, ...] = ()
     threads: int = 1
+    window: Window | None = None
+
+    def __post_init__(self) -> None:
+        # A record gives a mapping.
+        if isinstance(self.window, Mapping):
+            object.__setattr__(self, "window", Window(**self.window))
 
     @property
     def flops(self) -> int:
         """Multiply-adds counted as two."""
-        return 2 * self.batch * self.m * self.n * self.k
+        groups = self.window.groups if self.window is not None else 1
+        return 2 * self.batch * groups * self.m * self.n * self.k
 
 
 class ScheduleRule(ABC):

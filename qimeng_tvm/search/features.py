@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,9 @@ def block_of(told: dict[str, Any]) -> BlockInfo | None:
         return None
 
 
-def told_of(info: BlockInfo) -> dict[str, int | str | bool]:
+def told_of(info: BlockInfo) -> dict[str, Any]:
     """Return what a record keeps of a block: all that its features are made of."""
     kept = ("kind", "batch", "m", "n", "k", "a_dtype", "b_dtype", "acc_dtype", "out_dtype", "threads")
     flags = ("transpose_a", "transpose_b", "batch_a", "batch_b", "constant_b")
-    return {name: getattr(info, name) for name in (*kept, *flags)}
+    told = {name: getattr(info, name) for name in (*kept, *flags)}
+    return told if info.window is None else {**told, "window": asdict(info.window)}

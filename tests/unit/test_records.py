@@ -13,9 +13,9 @@ from tvm import te
 from qimeng_tvm.errors import RecordError
 from qimeng_tvm.hardware.model import Cache, Hardware
 from qimeng_tvm.intrin import families
-from qimeng_tvm.schedule.analysis import analyze
 from qimeng_tvm.schedule.apply import Task
 from qimeng_tvm.schedule.contract import Decision, ScheduleRule, SearchSpace
+from qimeng_tvm.schedule.readers import analyze
 from qimeng_tvm.search import Record, RecordDatabase, workload_key
 from qimeng_tvm.search.records import SIDECAR, TRACES, WORKLOADS
 

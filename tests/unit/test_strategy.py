@@ -8,9 +8,9 @@ from tvm import te
 
 from qimeng_tvm.errors import ScheduleError
 from qimeng_tvm.hardware.model import Cache, Hardware
-from qimeng_tvm.schedule.analysis import analyze
 from qimeng_tvm.schedule.apply import Task
 from qimeng_tvm.schedule.contract import Decision, ScheduleRule, SearchSpace
+from qimeng_tvm.schedule.readers import analyze
 from qimeng_tvm.search import Record, RecordDatabase
 from qimeng_tvm.search.cost import ENOUGH, DecisionModel, Group, RuleModel
 from qimeng_tvm.search.features import decision_rows

@@ -1,0 +1,47 @@
+"""The passes that every module takes to fused PrimFuncs: one operator's of the command line, and a whole model's."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from qimeng_tvm.relax.canonical import order_operands
+from qimeng_tvm.relax.legalize import LEGALIZE
+from qimeng_tvm.relax.transposes import fold_transposes
+
+
+def legalize_and_fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
+    """Take a Relax module, of one operator or of a whole model, to fused PrimFuncs.
+
+    One PrimFunc holds an anchor and its epilogue; transposed operands are read in place. Parameters after
+    ``num_input`` and constants are marked ``layout_free_buffers`` in the PrimFuncs that read them.
+    """
+    with target:
+        return tvm.transform.Sequential([*simplifying(), *rewriting(), *fusing()])(mod)
+
+
+def simplifying() -> list[tvm.transform.Pass]:
+    """Inference only: what training needs is taken apart and folded."""
+    return [
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.CanonicalizeBindings(),
+        relax.transform.FoldConstant(),
+    ]
+
+
+def rewriting() -> list[tvm.transform.Pass]:
+    """Operators in the one form that rules read."""
+    return [order_operands(), fold_transposes(), relax.transform.DeadCodeElimination()]
+
+
+def fusing() -> list[tvm.transform.Pass]:
+    """Loops, one function for an anchor and what surrounds it."""
+    return [
+        relax.transform.LegalizeOps(dict(LEGALIZE)),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.AttachAttrLayoutFreeBuffers(),
+    ]
