@@ -25,7 +25,6 @@ def simplifying() -> list[tvm.transform.Pass]:
     return [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
-        relax.transform.FoldConstant(),
     ]
 
 

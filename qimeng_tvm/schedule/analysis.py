@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from tvm.s_tir.schedule import SBlockRV
 from qimeng_tvm.schedule.contract import BlockInfo
 
 _REDUCE = tirx.IterVar.CommReduce
+#: Letters of batch axes.
+_BATCH = "bcdefgh"
 #: Function attribute (Relax ``AttachAttrLayoutFreeBuffers``): parameters whose layout we may choose.
 LAYOUT_FREE = "layout_free_buffers"
 
@@ -27,7 +30,7 @@ class Operand:
     read_index : int
         Position among the block's reads.
     axes : tuple of str
-        One of ``b``, ``m``, ``n``, ``k`` for each dimension.
+        One of ``m``, ``n``, ``k`` for each dimension, another letter for a batch axis, ``1`` for a constant index.
     """
 
     buffer: Any
@@ -37,13 +40,24 @@ class Operand:
 
 @dataclass(frozen=True)
 class Contraction:
-    """A block C[b.., m, n] += A[..] * B[..] taken apart."""
+    """A block C[b.., m, n] += A[..] * B[..] taken apart.
+
+    Attributes
+    ----------
+    extents : dict of str to int
+        Of ``m``, ``n``, ``k`` and ``b``, all batch axes together.
+    loops : tuple of str
+        The letter of each of the block's loops.
+    c_axes : tuple of str
+        Letters of the axes of C, as in :class:`Operand`.
+    """
 
     extents: dict[str, int]
     loops: tuple[str, ...]
     a: Operand
     b: Operand
     acc_dtype: str
+    c_axes: tuple[str, ...]
 
 
 def _strip_casts(expr: Any) -> Any:
@@ -72,6 +86,14 @@ def _static(expr: Any) -> int | None:
     return int(expr) if isinstance(expr, tirx.IntImm) else None
 
 
+def _letters(c_vars: list[str], a_vars: set[str], b_vars: set[str]) -> dict[str, str]:
+    """Return letters of the axes of C: m for the last that A alone has, n for the last that B alone has, batch else."""
+    own = {"m": [x for x in c_vars if x not in b_vars], "n": [x for x in c_vars if x not in a_vars]}
+    named = {axes[-1]: letter for letter, axes in own.items() if axes}
+    batch = [x for x in c_vars if x not in named]
+    return {**named, **dict(zip(batch, _BATCH, strict=False))}
+
+
 def contraction_of(block: Any) -> Contraction | None:
     """Take a block apart as a (batched) matrix product, or return None when it is something else."""
     loads = _product(block)
@@ -83,29 +105,31 @@ def contraction_of(block: Any) -> Contraction | None:
     if len(reduce) != 1 or not all(isinstance(i, tirx.Var) for indices in used for i in indices):
         return None
     a_vars, b_vars, c_vars = ({v.name: v for v in indices} for indices in used)
-    names: dict[str, str] = {reduce[0].name: "k"}
-    for name in c_vars:
-        names[name] = "b" if name in a_vars and name in b_vars else "m" if name in a_vars else "n"
-    extents = {"b": 1, "m": 1, "n": 1, "k": 1}
-    # A batch that only A carries is folded into no axis we can name: leave such blocks alone.
-    roles = list(names.values())
-    if any(roles.count(role) > 1 for role in "bmn"):
-        return None
+    letters = _letters(list(c_vars), set(a_vars), set(b_vars))
+    if [letters[x] for x in c_vars if letters[x] in ("m", "n")] == ["n", "m"]:
+        return None  # its loops are not in the order that micro-kernels have
+    names = {reduce[0].name: "k", **letters}
     found = {v.var.name: _static(v.dom.extent) for v in block.iter_vars}
     unnamed = [extent for name, extent in found.items() if name not in names]
     if None in found.values() or any(extent != 1 for extent in unnamed):
         return None
     if reduce[0].name not in a_vars or reduce[0].name not in b_vars:
         return None
-    extents |= {names[name]: int(extent or 0) for name, extent in found.items() if name in names}
+    extents = {"b": 1, "m": 1, "n": 1, "k": 1}
+    for name, letter in names.items():
+        axis = letter if letter in extents else "b"
+        extents[axis] *= int(found[name] or 0)
+
+    def axes_of(access: Any) -> tuple[str, ...]:
+        return tuple(names[i.name] if isinstance(i, tirx.Var) else "1" for i in access.indices)
 
     def operand(load: Any) -> Operand:
-        axes = tuple(names[i.name] if isinstance(i, tirx.Var) else "1" for i in load.indices)
         index = next(i for i, region in enumerate(block.reads) if region.source.same_as(load.source))
-        return Operand(load.source, index, axes)
+        return Operand(load.source, index, axes_of(load))
 
     loops = tuple(names.get(v.var.name, "1") for v in block.iter_vars)
-    return Contraction(extents, loops, operand(loads[0]), operand(loads[1]), str(store.buffer.dtype))
+    a, b = operand(loads[0]), operand(loads[1])
+    return Contraction(extents, loops, a, b, str(store.buffer.dtype), axes_of(store))
 
 
 def root_blocks(sch: s_tir.Schedule) -> list[SBlockRV]:
@@ -133,15 +157,44 @@ def blocks_behind(sch: s_tir.Schedule, anchor: SBlockRV) -> list[SBlockRV]:
 def normalize(sch: s_tir.Schedule) -> SBlockRV | None:
     """Inline what surrounds the anchor: producers into it, the epilogue chain into its last block.
 
-    Afterwards the function has the anchor and at most one elementwise block behind it.
-    Returns the anchor, or None when the function is not of that form.
+    Afterwards the function has the anchor and at most one elementwise block behind it. A result whose batch axes lie
+    inside a matrix is gathered in matrices first, so that a tile of it is one: the block behind the anchor puts them
+    where they belong. Returns the anchor, or None when the function is not of that form.
     """
     anchor = find_anchor_through_producers(sch)
     if anchor is None:
         return None
     for block in blocks_behind(sch, anchor)[:-1]:
         sch.compute_inline(block)
+    parts = contraction_of(sch.get(anchor))
+    if parts is not None and not planes_inside(parts.c_axes):
+        if not blocks_behind(sch, anchor):
+            sch.cache_write(anchor, 0, "global")
+        sch.transform_layout(anchor, ("write", 0), planes_map(parts.c_axes))
     return anchor
+
+
+def planes_order(axes: tuple[str, ...]) -> list[int]:
+    """Return the positions of axes with batch axes first, the rest as they come."""
+    return sorted(range(len(axes)), key=lambda i: axes[i] in ("m", "n", "k"))
+
+
+def planes_inside(axes: tuple[str, ...]) -> bool:
+    """Tell whether the axes of the matrix come last, with nothing between them."""
+    wide = tuple(x for x in axes if x != "1")
+    return planes_order(wide) == list(range(len(wide)))
+
+
+def index_map(rank: int, moved: Callable[..., list[Any]]) -> Any:
+    """Return an index map of just so many parameters: transform_layout counts them."""
+    names = ", ".join(f"i{n}" for n in range(rank))
+    return eval(f"lambda {names}: moved({names})", {"moved": moved})
+
+
+def planes_map(axes: tuple[str, ...]) -> Any:
+    """Return the index map that puts batch axes first."""
+    order = planes_order(axes)
+    return index_map(len(axes), lambda *index: [index[i] for i in order])
 
 
 def find_anchor_through_producers(sch: s_tir.Schedule) -> SBlockRV | None:
@@ -192,8 +245,10 @@ def describe(sch: s_tir.Schedule, anchor: SBlockRV, func: tirx.PrimFunc, threads
         out_dtype=str(out.dtype),
         transpose_a=_order(parts.a.axes, "k", "m"),
         transpose_b=_order(parts.b.axes, "n", "k"),
-        batch_a="b" in parts.a.axes,
-        batch_b="b" in parts.b.axes,
+        batch_a=any(x in _BATCH for x in parts.a.axes),
+        batch_b=any(x in _BATCH for x in parts.b.axes),
+        planes_a=planes_inside(parts.a.axes),
+        planes_b=planes_inside(parts.b.axes),
         constant_b=is_layout_free(func, parts.b.buffer),
         producers=tuple(before[:at]),
         consumers=tuple(before[at + 1 :]),

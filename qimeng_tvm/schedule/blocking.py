@@ -182,9 +182,9 @@ def gemm_illegal(info: BlockInfo, families: tuple[IntrinFamily, ...], values: Va
     if not family.fits(plan.mr, plan.nv):
         return f"a {plan.mr}x{plan.nv} micro-kernel does not fit {family.registers} registers"
     if plan.pack_a == "none" and not _in_place_a(info, plan):
-        return "A in place needs whole tiles of M and K in the micro-kernel's own type and order: pack it"
+        return "A in place needs whole matrices and tiles of M and K, in the micro-kernel's own type and order: pack it"
     if plan.pack_b == "none" and not _in_place_b(info, plan):
-        return "B in place needs whole tiles of N and K, k_pack 1 and row-major order: pack it"
+        return "B in place needs whole matrices and tiles of N and K, k_pack 1 and row-major order: pack it"
     if plan.pack_a == "block" and plan.order != "m":
         return "packing a block of A needs M outermost"
     if plan.pack_b == "block" and plan.order != "n":
@@ -194,13 +194,15 @@ def gemm_illegal(info: BlockInfo, families: tuple[IntrinFamily, ...], values: Va
 
 def _in_place_a(info: BlockInfo, plan: GemmPlan) -> bool:
     whole = plan.padded_m == info.m and plan.padded_k == info.k
-    return whole and info.transpose_a == plan.a_panel and plan.family.storage[0] == info.a_dtype
+    same = info.transpose_a == plan.a_panel and plan.family.storage[0] == info.a_dtype
+    return whole and same and info.planes_a
 
 
 def _in_place_b(info: BlockInfo, plan: GemmPlan) -> bool:
     f = plan.family
     whole = plan.padded_n == info.n and plan.padded_k == info.k
-    return whole and f.k_pack == 1 and not info.transpose_b and f.storage[1] == info.b_dtype
+    same = f.k_pack == 1 and not info.transpose_b and f.storage[1] == info.b_dtype
+    return whole and same and info.planes_b
 
 
 def kernels_of(family: IntrinFamily, m: int) -> tuple[str, ...]:

@@ -151,6 +151,8 @@ class BlockInfo:
         A stored (k, m), B stored (n, k).
     batch_a, batch_b : bool
         Whether the operand has the batch axis.
+    planes_a, planes_b : bool
+        Whether a matrix of the operand lies in one piece: no batch axis is stored between its axes.
     constant_b : bool
         B is a layout-free (compile-time packable) buffer.
     producers, consumers : tuple of str
@@ -175,6 +177,8 @@ class BlockInfo:
     transpose_b: bool = False
     batch_a: bool = False
     batch_b: bool = False
+    planes_a: bool = True
+    planes_b: bool = True
     constant_b: bool = False
     producers: tuple[str, ...] = ()
     consumers: tuple[str, ...] = ()

@@ -9,26 +9,37 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from qimeng_tvm.intrin import ensure_registered
-from qimeng_tvm.schedule.analysis import Contraction, Operand, blocks_behind, contraction_of
+from qimeng_tvm.schedule.analysis import (
+    Contraction,
+    Operand,
+    blocks_behind,
+    contraction_of,
+    index_map,
+    planes_inside,
+    planes_map,
+    planes_order,
+)
 
 #: Block annotation (TVM MetaSchedule): this copy can be done once, at compile time.
 PREPACK = "meta_schedule.layout_rewrite_preproc"
+#: Axes of a matrix; others are batch axes.
+_MATRIX = ("m", "n", "k")
 
 
-def _map(axes: Sequence[str], place: Callable[[dict[str, Any]], list[Any]]) -> Any:
-    """Make an index map of as many parameters as the operand has axes (transform_layout counts them)."""
+def _panels(axes: Sequence[str], place: Callable[[dict[str, Any]], list[Any]]) -> Any:
+    """Map an operand to its batch axes and then what ``place`` makes of the axes of a matrix."""
+    order = planes_order(tuple(axes))
+    batch = [i for i in order if axes[i] not in _MATRIX]
 
     def moved(*index: Any) -> list[Any]:
-        at = dict(zip(axes, index, strict=True))
-        return [at[x] for x in axes if x in ("b", "1")] + place(at)
+        return [index[i] for i in batch] + place({axes[i]: index[i] for i in order if axes[i] in _MATRIX})
 
-    names = ", ".join(f"i{n}" for n in range(len(axes)))
-    return eval(f"lambda {names}: moved({names})", {"moved": moved})
+    return index_map(len(axes), moved)
 
 
 def row_panels(axes: Sequence[str], mr: int, kc: int) -> Any:
     """Map A to (.., M / mr, K / kc, mr, kc): rows stay contiguous, so packing is a plain vector copy."""
-    return _map(axes, lambda at: [at["m"] // mr, at["k"] // kc, at["m"] % mr, at["k"] % kc])
+    return _panels(axes, lambda at: [at["m"] // mr, at["k"] // kc, at["m"] % mr, at["k"] % kc])
 
 
 def k_panels(axes: Sequence[str], axis: str, width: int, k_pack: int) -> Any:
@@ -40,7 +51,7 @@ def k_panels(axes: Sequence[str], axis: str, width: int, k_pack: int) -> Any:
             return [lane // width, k, lane % width]
         return [lane // width, k // k_pack, lane % width, k % k_pack]
 
-    return _map(axes, place)
+    return _panels(axes, place)
 
 
 def parts_of(sch: Schedule, anchor: SBlockRV) -> Contraction:
@@ -73,19 +84,37 @@ def copy_block(sch: Schedule, anchor: SBlockRV, operand: Operand) -> SBlockRV | 
 
 
 def pack(
-    sch: Schedule, anchor: SBlockRV, operand: Operand, index_map: Any, store: str, *, separate: bool = False
+    sch: Schedule, anchor: SBlockRV, operand: Operand, layout: Any, store: str, *, separate: bool = False
 ) -> SBlockRV:
     """Make (or take over) the copy of an operand and give it the panel layout; return the copying block.
 
-    With ``separate``, a copy that padding made stays before it: an intrinsic can only replace a plain copy.
+    With ``separate``, an intrinsic shuffles matrices: it can only replace a plain copy of one that lies in one piece. A
+    copy that padding made stays before it, or one is made that brings matrices together.
     """
+    axes = operand.axes
+    if separate and not planes_inside(axes):
+        gathered = copy_block(sch, anchor, operand) or sch.cache_read(anchor, operand.read_index, "global")
+        sch.transform_layout(anchor, ("read", operand.read_index), planes_map(axes))
+        _batch_outside(sch, gathered, axes)
+        order = planes_order(axes)
+        axes, given = tuple(axes[i] for i in order), layout
+        layout = index_map(len(axes), lambda *index: given(*(index[order.index(i)] for i in range(len(order)))))
     block = None if separate else copy_block(sch, anchor, operand)
     if block is None:
         block = sch.cache_read(anchor, operand.read_index, "global")
     if store != str(_source(sch, anchor, operand).dtype):
         sch.unsafe_set_dtype(block, 0, store)
-    sch.transform_layout(anchor, ("read", operand.read_index), index_map)
+    sch.transform_layout(anchor, ("read", operand.read_index), layout)
+    _batch_outside(sch, block, axes)
     return block
+
+
+def _batch_outside(sch: Schedule, block: SBlockRV, axes: Sequence[str]) -> None:
+    """Loop over matrices outside, whatever the order in which they are stored."""
+    order = planes_order(tuple(axes))
+    if order != list(range(len(axes))):
+        loops = sch.get_loops(block)
+        sch.reorder(*(loops[i] for i in order))
 
 
 def write_back(sch: Schedule, anchor: SBlockRV, make: bool, scope: str) -> SBlockRV | None:

@@ -176,23 +176,20 @@ def expected_product(probe: Probe, arrays: tuple[Array, ...]) -> Array:
     assert probe.operands is not None
     (a, a_axes), (b, b_axes), c_axes = probe.operands
 
-    def arranged(array: Array, axes: str, order: str) -> Array:
-        wide = array.astype(np.float64)
-        extra = tuple(i for i, x in enumerate(axes) if x == "1")
-        wide, axes = wide.squeeze(extra), axes.replace("1", "")
-        have = [x for x in order if x in axes]
-        wide = wide.transpose([axes.index(x) for x in have])
-        for at, x in enumerate(order):
-            if x not in have and x != "b":
-                wide = np.expand_dims(wide, at - (order[0] == "b" and "b" not in have))
-        return wide
+    batch = "".join(dict.fromkeys(x for x in a_axes + b_axes if x not in "1mnk"))
 
-    product = arranged(arrays[a], a_axes, "bmk") @ arranged(arrays[b], b_axes, "bkn")
-    full = product.reshape((-1, *product.shape[-2:]))
-    order = [x for x in c_axes if x != "1"]
-    axes = [x for x in "bmn" if x in order or full.shape["bmn".index(x)] > 1]
-    squeezed = full.reshape([full.shape["bmn".index(x)] for x in axes])
-    return np.ascontiguousarray(squeezed.transpose([axes.index(x) for x in order])).reshape(probe.params[-1][0])
+    def arranged(array: Array, axes: str, plane: str) -> Array:
+        wide = array.astype(np.float64).squeeze(tuple(i for i, x in enumerate(axes) if x == "1"))
+        axes = axes.replace("1", "")
+        order = batch + plane
+        wide = wide.transpose([axes.index(x) for x in order if x in axes])
+        return np.expand_dims(wide, tuple(i for i, x in enumerate(order) if x not in axes))
+
+    product = arranged(arrays[a], a_axes, "mk") @ arranged(arrays[b], b_axes, "kn")
+    have, want = batch + "mn", c_axes.replace("1", "")
+    product = product.squeeze(tuple(i for i, x in enumerate(have) if x not in want))
+    kept = [x for x in have if x in want]
+    return np.ascontiguousarray(product.transpose([kept.index(x) for x in want])).reshape(probe.params[-1][0])
 
 
 def plain_library(func: Any, target: Mapping[str, Any]) -> Any:

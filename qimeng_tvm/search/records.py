@@ -61,7 +61,7 @@ class Record:
         The whole operator with these decisions was checked; see :meth:`RecordDatabase.mark_verified`.
     schedule : str
         Structural hash of the scheduled function: other decisions may amount to the same.
-    block : Mapping[str, int, bool or str]
+    block : Mapping[str, int, bool, str or mapping]
         The operator's extents, types and layouts, as :func:`qimeng_tvm.search.features.told_of` makes them: what the
         cost model learns from for other operators.
     """
@@ -80,7 +80,7 @@ class Record:
     error: str = ""
     intrins: tuple[str, ...] = ()
     schedule: str = ""
-    block: Mapping[str, bool | int | str] = field(default_factory=dict)
+    block: Mapping[str, bool | int | str | Mapping[str, int | list[int]]] = field(default_factory=dict)
     operator: str = ""
     machine: str = ""
     threads: int = 1
