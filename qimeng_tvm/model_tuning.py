@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +122,6 @@ def tune_model(
         As of :func:`qimeng_tvm.search.tune`.
     """
     from qimeng_tvm.relax.functions import functions_of  # noqa: PLC0415 (TVM takes seconds)
-    from qimeng_tvm.search import tune  # noqa: PLC0415 (xgboost and MetaSchedule are needed only here)
     from qimeng_tvm.search.choose import DEFAULT, strategy_of  # noqa: PLC0415
 
     chosen = strategy or DEFAULT
@@ -136,20 +135,50 @@ def tune_model(
         model = read_model(model)
     hardware = measured(host)
     found = functions_of(model, hardware, count)
+    return tune_functions(
+        found, hardware, count, Path(database) if database is not None else default_database(), trials,
+        strategy=chosen, seed=seed, time_limit=time_limit, name=name, say=say, bar=bar,
+    )  # fmt: skip
+
+
+def tune_functions(
+    found: Sequence[ModelFunction],
+    hardware: Hardware,
+    threads: int,
+    folder: Path,
+    trials: int,
+    *,
+    strategy: str | None = None,
+    seed: int = 0,
+    time_limit: float | None = None,
+    name: str = "the model",
+    say: Say = lambda _: None,
+    bar: Any = None,
+) -> ModelResult:
+    """Tune functions of a model; see :func:`tune_model`.
+
+    Raises
+    ------
+    ModelError
+        If no rule serves any of them.
+    """
+    from qimeng_tvm.search import tune  # noqa: PLC0415 (xgboost and MetaSchedule are needed only here)
+    from qimeng_tvm.search.choose import DEFAULT  # noqa: PLC0415
+
+    chosen = strategy or DEFAULT
     served = [(f, f.task) for f in found if f.task is not None]
     others = tuple(f for f in found if f.task is None)
     if not served:
         reasons = ", ".join(dict.fromkeys(f"{f.name}: {f.why}" for f in others)) or "it calls nothing"
         raise ModelError(f"no rule serves anything in {name} ({reasons[:400]})")
-    configure_threads(count)
-    folder = Path(database) if database is not None else default_database()
+    configure_threads(threads)
     say(_plan(chosen, trials, len(served), len(others)))
     tuning = tune(
         [task for _, task in served],
         trials,
         folder,
         hardware,
-        count,
+        threads,
         seed,
         bar,
         time_limit,
@@ -167,13 +196,11 @@ def _plan(strategy: str, trials: int, served: int, others: int) -> str:
 
 
 def _tuned(functions: list[ModelFunction], results: tuple[TaskResult, ...]) -> tuple[TunedFunction, ...]:
-    from qimeng_tvm.search.session import operator_of  # noqa: PLC0415 (as above)
-
     total = sum(_seconds(r, f.calls) for f, r in zip(functions, results, strict=True))
     return tuple(
         TunedFunction(
             name=f.name,
-            operator=operator_of(r.task.info),
+            operator=r.task.info.operator,
             calls=f.calls,
             result=r,
             share=_seconds(r, f.calls) / total if total else 0.0,

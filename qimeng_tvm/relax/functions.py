@@ -10,14 +10,12 @@ from tvm import relax, s_tir, tirx
 
 from qimeng_tvm.errors import ModelError
 from qimeng_tvm.hardware import Hardware, target_of
-from qimeng_tvm.operators import legalize_and_fuse
+from qimeng_tvm.relax.prepare import legalize_and_fuse
 from qimeng_tvm.schedule.analysis import is_reduction, root_blocks
-from qimeng_tvm.schedule.apply import Task, make_task
+from qimeng_tvm.schedule.apply import REFUSALS, Task, make_task
 from qimeng_tvm.schedule.readers import analyze
 from qimeng_tvm.search.records import workload_key
 
-#: TVM raises nearly anything for a function that it cannot take apart.
-_REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError)
 _CALLS = ("relax.call_tir", "relax.call_tir_inplace")
 
 
@@ -64,16 +62,21 @@ def functions_of(model: tvm.IRModule, hardware: Hardware, threads: int = 1) -> t
     """
     try:
         fused = legalize_and_fuse(model, target_of(hardware, threads))
-    except _REFUSALS as error:
+    except REFUSALS as error:
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         raise ModelError(f"TVM cannot legalize the model ({reason.strip()[:300]})") from error
+    return functions_in(fused, hardware, threads)
+
+
+def functions_in(fused: tvm.IRModule, hardware: Hardware, threads: int) -> tuple[ModelFunction, ...]:
+    """Return the functions of a fused module, those that are the same operator as one; see :func:`functions_of`."""
     calls = calls_of(fused)
     found: dict[str, ModelFunction] = {}
     for gv, func in fused.functions.items():
         if not isinstance(func, tirx.PrimFunc):
             continue
         name = str(gv.name_hint)
-        task, why = _served(func, hardware, threads)
+        task, why = served(func, hardware, threads)
         key = name if task is None else workload_key(task.func, threads)
         first = found.get(key)
         count = calls.get(name, 0) + (first.calls if first else 0)
@@ -112,26 +115,27 @@ def _calls_in(function: relax.Function) -> dict[str, int]:
     return found
 
 
-def _served(func: tirx.PrimFunc, hardware: Hardware, threads: int) -> tuple[Task | None, str]:
-    """Return the task of a function, or why there is none."""
+def served(func: tirx.PrimFunc, hardware: Hardware, threads: int) -> tuple[Task | None, str]:
+    """Return the task of a function, or None and why no rule serves it."""
     extents = [x for p in func.params for x in getattr(p, "shape", ())]
     if not all(isinstance(x, tirx.IntImm) for x in extents):
         return None, "symbolic shapes"
     try:
-        sch = s_tir.Schedule(func)
-        reductions = sum(is_reduction(sch, block) for block in root_blocks(sch))
-        if reductions != 1:
-            return None, "several reductions" if reductions else "no contraction"
         task = make_task(func, hardware, threads)
         return (task, "") if task is not None else (None, _why(func, hardware, threads))
-    except _REFUSALS as error:
+    except REFUSALS as error:
         told = (str(error).splitlines() or [""])[0][:100]
         return None, f"not understood ({type(error).__name__}: {told})"
 
 
 def _why(func: tirx.PrimFunc, hardware: Hardware, threads: int) -> str:
     info = analyze(func, threads)
-    if info is None:
-        return "its reduction is not a matrix product that a rule knows"
-    shape = "x".join(str(x) for x in (info.m, info.n, info.k))
-    return f"no rule or intrinsic for {info.a_dtype} x {info.b_dtype}, {shape}, on {hardware.name}"
+    if info is not None:
+        return f"no rule or intrinsic for {info.operator} on {hardware.name}"
+    sch = s_tir.Schedule(func)
+    reductions = sum(is_reduction(sch, block) for block in root_blocks(sch))
+    if reductions > 1:
+        return "several reductions, of no kind that a rule knows"
+    return (
+        "its reduction is of no kind that a rule knows" if reductions else "its blocks are of no kind that a rule knows"
+    )

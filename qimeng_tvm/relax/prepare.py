@@ -5,9 +5,19 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from qimeng_tvm.relax.attention import decompose_attention
 from qimeng_tvm.relax.canonical import order_operands
+from qimeng_tvm.relax.flatten import flatten
+from qimeng_tvm.relax.fold_scale import fold_scale
+from qimeng_tvm.relax.layout import channels_last
 from qimeng_tvm.relax.legalize import LEGALIZE
+from qimeng_tvm.relax.pointwise import pointwise
+from qimeng_tvm.relax.safe_softmax import fuse_safe_softmax
+from qimeng_tvm.relax.transposed import split_transposed
 from qimeng_tvm.relax.transposes import fold_transposes
+
+#: A view of memory as it is: the virtual machine makes it, and no loops.
+_VIEWS = ("relax.reshape",)
 
 
 def legalize_and_fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
@@ -30,13 +40,25 @@ def simplifying() -> list[tvm.transform.Pass]:
 
 def rewriting() -> list[tvm.transform.Pass]:
     """Operators in the one form that rules read."""
-    return [order_operands(), fold_transposes(), relax.transform.DeadCodeElimination()]
+    return [
+        *channels_last(),
+        fold_scale(),
+        split_transposed(),
+        pointwise(),
+        fuse_safe_softmax(),
+        decompose_attention(),
+        order_operands(),
+        flatten(),
+        relax.transform.CanonicalizeBindings(),
+        *fold_transposes(),
+        relax.transform.DeadCodeElimination(),
+    ]
 
 
 def fusing() -> list[tvm.transform.Pass]:
     """Loops, one function for an anchor and what surrounds it."""
     return [
-        relax.transform.LegalizeOps(dict(LEGALIZE)),
+        relax.transform.LegalizeOps(dict(LEGALIZE), skip_ops=list(_VIEWS)),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),

@@ -47,8 +47,12 @@ class Rewriter(PyExprMutator):  # type: ignore[misc]
 
     def bound(self, operand: relax.Expr) -> relax.Expr:
         """Return what an operand was made by, or the operand itself where that is not known."""
-        value = self.lookup_binding(operand) if isinstance(operand, relax.Var) else operand
-        return operand if value is None else value
+        while isinstance(operand, relax.Var):
+            value = self.lookup_binding(operand)
+            if value is None:
+                break
+            operand = value
+        return operand
 
     def made_by(self, operand: relax.Expr, name: str) -> relax.Call | None:
         """Return the call of that operator that made an operand, or None."""

@@ -147,6 +147,11 @@ def is_reduction(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     return any(v.iter_type == _REDUCE for v in sch.get(block).iter_vars)
 
 
+def multiplies(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Tell whether a block sums products, of whatever form."""
+    return is_reduction(sch, block) and _product(sch.get(block)) is not None
+
+
 def blocks_behind(sch: s_tir.Schedule, anchor: SBlockRV) -> list[SBlockRV]:
     """The blocks after the anchor (its epilogue), in program order."""
     blocks = root_blocks(sch)

@@ -19,7 +19,7 @@ from qimeng_tvm.schedule.readers import analyze, normalize
 
 ROOT = "qimeng_tvm.schedules"
 #: What :func:`build_schedule` may raise: TVM raises nearly anything for a step that it cannot take.
-REFUSALS = (QimengError, RuntimeError, ValueError, TypeError, LookupError, AssertionError)
+REFUSALS = (QimengError, RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError)
 #: Elements of a tensor up to which int32 indexes it, padding included.
 _NARROW = 1 << 30
 

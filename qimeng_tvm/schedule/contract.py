@@ -103,6 +103,10 @@ class SearchSpace:
                 yield values
 
 
+#: Kinds of functions that multiply and sum.
+CONTRACTIONS = ("matmul", "conv2d", "depthwise")
+
+
 @dataclass(frozen=True)
 class Window:
     """Which pixels of its input an output pixel of a convolution or a pooling reads; (rows, columns) each.
@@ -189,6 +193,21 @@ class BlockInfo:
         # A record gives a mapping.
         if isinstance(self.window, Mapping):
             object.__setattr__(self, "window", Window(**self.window))
+
+    @property
+    def operator(self) -> str:
+        """The operator as records and tables name it: kind, extents, dtypes."""
+        w = self.window
+        shape = "x".join(str(x) for x in ((self.batch,) if self.batch > 1 else ()) + (self.m, self.n, self.k))
+        if w is not None:
+            shape += f" {w.kernel[0]}x{w.kernel[1]}" + (f"/{max(w.stride)}" if max(w.stride) > 1 else "")
+            shape += f" g{w.groups}" if w.groups > 1 else ""
+        return f"{self.kind} {shape} {self.a_dtype} {self.b_dtype} {self.out_dtype}"
+
+    @property
+    def contraction(self) -> bool:
+        """Whether it multiplies and sums: what a micro-kernel can do."""
+        return self.kind in CONTRACTIONS
 
     @property
     def flops(self) -> int:

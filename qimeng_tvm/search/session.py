@@ -10,7 +10,7 @@ from typing import Any
 
 from qimeng_tvm.errors import QimengError
 from qimeng_tvm.schedule.apply import Task
-from qimeng_tvm.schedule.contract import BlockInfo, Values
+from qimeng_tvm.schedule.contract import Values
 from qimeng_tvm.search.choose import DEFAULT, Guide, chooser_for
 from qimeng_tvm.search.cost import DecisionModel, RuleModel
 from qimeng_tvm.search.features import block_row, told_of
@@ -253,15 +253,9 @@ class Session:
             machine=task.hardware.name,
             rule=rule_id(task),
             threads=task.info.threads,
-            operator=operator_of(task.info),
+            operator=task.info.operator,
             block=told_of(task.info),
         )
-
-
-def operator_of(info: BlockInfo) -> str:
-    """Return an operator as records and tables name it: kind, extents, dtypes."""
-    shape = "x".join(str(x) for x in ((info.batch,) if info.batch > 1 else ()) + (info.m, info.n, info.k))
-    return f"{info.kind} {shape} {info.a_dtype} {info.b_dtype} {info.out_dtype}"
 
 
 def new_state(

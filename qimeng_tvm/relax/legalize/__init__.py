@@ -10,7 +10,19 @@ from types import MappingProxyType
 
 from tvm import relax
 
+from qimeng_tvm.relax.legalize.conv2d import conv2d
+from qimeng_tvm.relax.legalize.conv2d_transpose import conv2d_transpose
+from qimeng_tvm.relax.legalize.pool2d import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+
 Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 #: Operator to what takes its place; TVM's own definitions serve all others.
-LEGALIZE: Mapping[str, Legalize] = MappingProxyType({})
+LEGALIZE: Mapping[str, Legalize] = MappingProxyType(
+    {
+        "relax.nn.adaptive_avg_pool2d": adaptive_avg_pool2d,
+        "relax.nn.avg_pool2d": avg_pool2d,
+        "relax.nn.conv2d": conv2d,
+        "relax.nn.conv2d_transpose": conv2d_transpose,
+        "relax.nn.max_pool2d": max_pool2d,
+    }
+)

@@ -1,0 +1,132 @@
+"""Give every function of a fused module its schedule: a record's, a rule's own, or a plain one of TVM's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import tvm
+from tvm import s_tir, tirx
+
+from qimeng_tvm.hardware import Hardware
+from qimeng_tvm.intrin import names_in
+from qimeng_tvm.relax.functions import calls_of, served
+from qimeng_tvm.relax.report import DEFAULT, FALLBACK, RECORD, FunctionReport
+from qimeng_tvm.schedule import fallback
+from qimeng_tvm.schedule.analysis import multiplies, root_blocks
+from qimeng_tvm.schedule.apply import REFUSALS, Task, build_schedule
+from qimeng_tvm.schedule.contract import Value
+from qimeng_tvm.schedule.vector_math import replace_math
+from qimeng_tvm.search.records import RecordDatabase, rule_id, workload_key
+
+#: What carries a function through Relax's passes, and a schedule drops.
+_CARRIED = ("op_pattern",)
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A function with its schedule, and how it came to it."""
+
+    func: tirx.PrimFunc
+    task: Task | None
+    source: str
+    why: str
+    values: Mapping[str, Value]
+    intrins: tuple[str, ...]
+
+
+def schedule_module(
+    module: tvm.IRModule, hardware: Hardware, threads: int, database: Path | None
+) -> tuple[tvm.IRModule, tuple[FunctionReport, ...]]:
+    """Schedule every PrimFunc of a fused module.
+
+    Parameters
+    ----------
+    module : tvm.IRModule
+        As :func:`qimeng_tvm.relax.prepare.legalize_and_fuse` leaves it.
+    hardware : Hardware
+        The machine.
+    threads : int
+        Cores that a function may use.
+    database : path, optional
+        Folder of tuning records; none are used without it.
+
+    Returns
+    -------
+    module, reports
+        The module with scheduled functions, and what became of each.
+    """
+    records = RecordDatabase(database) if database is not None else None
+    calls = calls_of(module)
+    known: dict[str, Scheduled] = {}
+    reports = []
+    for gv, func in module.functions.items():
+        if not isinstance(func, tirx.PrimFunc) or _is_scheduled(func):
+            continue
+        key = workload_key(func, threads)
+        if key not in known:
+            known[key] = schedule_function(func, hardware, threads, records)
+        found = known[key]
+        attrs = {name: func.attrs[name] for name in _CARRIED if name in (func.attrs or {})}
+        module.update_func(gv, found.func.with_attrs(attrs) if attrs else found.func)
+        reports.append(_report(str(gv.name_hint), calls.get(str(gv.name_hint), 0), func, found))
+    return module, tuple(r for r in reports if r.calls)
+
+
+def _is_scheduled(func: tirx.PrimFunc) -> bool:
+    return bool((func.attrs or {}).get("tirx.is_scheduled", False))
+
+
+def schedule_function(
+    func: tirx.PrimFunc, hardware: Hardware, threads: int, records: RecordDatabase | None
+) -> Scheduled:
+    """Schedule one function by its record, else by the decisions of a rule that serves it, else plainly."""
+    task, why = served(func, hardware, threads)
+    if task is None:
+        return Scheduled(replace_math(fallback.schedule(func, threads)), None, FALLBACK, why, {}, ())
+    record = records.best(task, verified_only=False) if records is not None else None
+    attempts = [(RECORD, dict(record.decisions))] if record is not None else []
+    for source, values in [*attempts, (DEFAULT, task.space.defaults())]:
+        try:
+            sch = build_schedule(task, values)
+        except REFUSALS as error:
+            why = f"{source} refused: {_last_line(error)}"
+            continue
+        names = names_in(str(sch.trace))
+        return Scheduled(replace_math(sch.mod["main"]), task, source, why, values, names)
+    return Scheduled(replace_math(fallback.schedule(func, threads)), task, FALLBACK, why, {}, ())
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+def _report(name: str, calls: int, func: tirx.PrimFunc, found: Scheduled) -> FunctionReport:
+    task = found.task
+    flops, contraction = (task.info.flops, task.info.contraction) if task is not None else contraction_flops(func)
+    return FunctionReport(
+        name=name,
+        calls=calls,
+        operator=task.info.operator if task is not None else "",
+        rule=rule_id(task) if task is not None and found.source != FALLBACK else "",
+        family=str(found.values.get("family", "")),
+        source=found.source,
+        why=found.why,
+        flops=flops,
+        contraction=contraction,
+        tensorized=bool(found.intrins),
+        decisions=dict(found.values),
+    )
+
+
+def contraction_flops(func: tirx.PrimFunc) -> tuple[int, bool]:
+    """Return the floating-point operations of a function that no rule serves, and whether it multiplies and sums."""
+    sch = s_tir.Schedule(func)
+    if not any(multiplies(sch, block) for block in root_blocks(sch)):
+        return 0, False
+    try:
+        return int(s_tir.analysis.estimate_tir_flops(tvm.IRModule({"main": func}))), True
+    except (RuntimeError, ValueError, TypeError):  # symbolic shapes
+        return 0, True
