@@ -97,10 +97,10 @@ class _Flatten(Rewriter):
     def _unary(self, call: relax.Call) -> relax.Expr:
         permuted = self._permuted(call.args[0])
         if permuted is not None:
-            value = self.builder_.emit(self._again(relax.Call(call.op, [permuted.args[0]], call.attrs)))
+            value = self.builder_.emit(self._again(relax.Call(call.op, [permuted.args[0], *call.args[1:]], call.attrs)))
             return relax.op.permute_dims(value, list(axes_of(permuted)))
         inner = self._inner(call.args[0])
-        return call if inner is None else self._back(call, relax.Call(call.op, [inner], call.attrs))
+        return call if inner is None else self._back(call, relax.Call(call.op, [inner, *call.args[1:]], call.attrs))
 
     def _reshape(self, call: relax.Call) -> relax.Expr:
         source, to = call.args[0], shape_of(call)

@@ -22,6 +22,8 @@ def fold_transposes() -> list[tvm.transform.Pass]:
     x at run time, and hide from ``AttachAttrLayoutFreeBuffers`` that x is a weight.
     """
     return [
+        # What is read no more must not count as a use.
+        relax.transform.DeadCodeElimination(),
         rewriting_pass("qimeng.FoldResultTransposes", _FoldResultTransposes),
         relax.transform.DeadCodeElimination(),
         rewriting_pass("qimeng.FoldTransposes", _FoldTransposes),
