@@ -85,7 +85,8 @@ def narrow_indices(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """
     shapes = [getattr(p, "shape", ()) for p in func.params]
     static = all(isinstance(x, tirx.IntImm) for shape in shapes for x in shape)
-    if not static or max(math.prod(int(x) for x in shape) for shape in shapes) > _NARROW:
+    wide = any(str(getattr(p, "dtype", "")) == "int64" for p in func.params)  # data, not indices: TVM refuses it
+    if not static or wide or max(math.prod(int(x) for x in shape) for shape in shapes) > _NARROW:
         return func
     module = tirx.transform.ForceNarrowIndexToInt32()(IRModule({"main": func}))
     return module["main"]
