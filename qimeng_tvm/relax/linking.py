@@ -9,11 +9,15 @@ from __future__ import annotations
 import tvm
 from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.script import tirx as T
 from tvm.target import Target
 
 from qimeng_tvm.errors import BuildError
 from qimeng_tvm.lowering import build
 
+#: What stays for ``relax.build`` to compile: it does nothing. Where there is no function at all, TVM makes an empty C
+#: source in place of its library, and then has to write a model to disk with all its weights before it can run it.
+_NOTHING = "qimeng_nothing"
 #: Module attribute: libraries that ``relax.build`` links.
 _LIBRARIES = "external_mods"
 
@@ -41,8 +45,18 @@ def link_functions(module: tvm.IRModule, target: Target) -> tvm.IRModule:
     except (RuntimeError, ValueError, TypeError) as error:
         raise BuildError(f"TVM could not build the model's functions: {str(error).splitlines()[-1]}") from error
     linked = _CallsOutside(module).transform()
+    linked[_NOTHING] = _nothing()
     before = list((module.attrs or {}).get(_LIBRARIES, []))
     return linked.with_attr(_LIBRARIES, [*before, getattr(library, "mod", library)])
+
+
+def _nothing() -> tirx.PrimFunc:
+    @T.prim_func(s_tir=True)
+    def nothing() -> None:
+        T.func_attr({"global_symbol": _NOTHING})
+        T.evaluate(0)
+
+    return nothing
 
 
 @mutator
