@@ -9,6 +9,8 @@ from tvm import tirx
 from tvm.target import Target
 from tvm_ffi import structural_map
 
+from qimeng_tvm.schedule.vector_math import replace_math
+
 #: Name under which the pipeline is registered with TVM (``tvm.tirx.build(..., pipeline=PIPELINE)``).
 PIPELINE = "qimeng"
 #: Annotation of an allocation that LowerTVMBuiltin leaves as it is: on the stack, where LLVM finds registers for it.
@@ -53,5 +55,6 @@ tirx.register_tir_pipeline(PIPELINE, _pipeline)
 
 
 def build(module: tvm.IRModule, target: Target) -> Any:
-    """Compile a scheduled module; errors are TVM's own."""
-    return tirx.build(module, target=target, pipeline=PIPELINE)
+    """Compile a scheduled module, its exponentials and the like as vector code; errors are TVM's own."""
+    functions = {gv: replace_math(f) if isinstance(f, tirx.PrimFunc) else f for gv, f in module.functions.items()}
+    return tirx.build(tvm.IRModule(functions, attrs=module.attrs), target=target, pipeline=PIPELINE)

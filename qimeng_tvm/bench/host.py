@@ -18,10 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qimeng_tvm.bench.data import Inputs, Reference, load_inputs, load_reference
+from qimeng_tvm.bench.data import load_inputs, load_reference
 from qimeng_tvm.bench.systems import BenchError, Refusal, System, Variant, variants
 from qimeng_tvm.bench.timing import pin, spread, time_calls
-from qimeng_tvm.request import Request
 
 # A call slower than this is not repeated to warm the caches: its operands do not stay there anyway.
 _WARM_BELOW_SECONDS = 0.1
@@ -60,10 +59,18 @@ class Opened:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Answer(Protocol):
+    """What is right for a case."""
+
+    def error(self, answer: np.ndarray[Any, Any], quantum: float = 0.0) -> float:
+        """Return the largest error in units of what is tolerated: over 1 is wrong."""
+        ...
+
+
 class Host(Protocol):
     """Runs one system; one case at a time."""
 
-    def open(self, request: Request, folder: Path, threads: int, cores: Sequence[int]) -> Opened | Refusal:
+    def open(self, request: Any, folder: Path, threads: int, cores: Sequence[int]) -> Opened | Refusal:
         """Prepare, check and choose a variant; operands are in ``folder``."""
         ...
 
@@ -86,7 +93,7 @@ def fetch_answer(variant: Variant) -> np.ndarray[Any, Any]:
     return np.asarray(variant.fetch(result) if variant.fetch else result)
 
 
-def choose(offered: Sequence[Variant], ref: Reference) -> tuple[Variant, float, Opened]:
+def choose(offered: Sequence[Variant], ref: Answer) -> tuple[Variant, float, Opened]:
     """Check every variant and return the fastest right one, or the fastest wrong one when none is right.
 
     The number in the middle is about how many seconds a call of it takes.
@@ -137,11 +144,9 @@ class LocalHost:
         self._call: Callable[[], Any] | None = None
         self._seconds = 0.0
 
-    def prepare(
-        self, request: Request, folder: Path, threads: int, cores: Sequence[int]
-    ) -> tuple[Variant, ...] | Refusal:
+    def prepare(self, request: Any, folder: Path, threads: int, cores: Sequence[int]) -> tuple[Variant, ...] | Refusal:
         """Load the operands and have the system prepare."""
-        inputs: Inputs = load_inputs(folder)
+        inputs = getattr(self._system, "inputs", load_inputs)(folder)
         pin(cores)  # the case before may have left fewer, and pools are made for the cores there are
         offer = variants(self._system.prepare(request, inputs, threads))
         pin(cores)  # after the pools are made, so that their threads move too
@@ -149,11 +154,12 @@ class LocalHost:
 
     def accept(self, offered: Sequence[Variant], folder: Path) -> Opened:
         """Check and choose."""
-        variant, self._seconds, opened = choose(offered, load_reference(folder))
+        reference: Answer = getattr(self._system, "reference", load_reference)(folder)
+        variant, self._seconds, opened = choose(offered, reference)
         self._call = variant.call
         return opened
 
-    def open(self, request: Request, folder: Path, threads: int, cores: Sequence[int]) -> Opened | Refusal:
+    def open(self, request: Any, folder: Path, threads: int, cores: Sequence[int]) -> Opened | Refusal:
         """See :class:`Host`."""
         offered = self.prepare(request, folder, threads, cores)
         return offered if isinstance(offered, Refusal) else self.accept(offered, folder)
@@ -211,7 +217,7 @@ class RemoteHost:
         self._child: subprocess.Popen[bytes] | None = None
         self._log: Any = None
 
-    def open(self, request: Request, folder: Path, threads: int, cores: Sequence[int]) -> Opened | Refusal:
+    def open(self, request: Any, folder: Path, threads: int, cores: Sequence[int]) -> Opened | Refusal:
         """See :class:`Host`."""
         limit = float(getattr(self._system, "prepare_seconds", 300.0))
         refused = self._ask("prepare", (request, str(folder), threads, list(cores)), limit)
@@ -227,7 +233,11 @@ class RemoteHost:
 
     def close_case(self) -> None:
         """See :class:`Host`."""
-        if self._child is not None:
+        if self._child is None:
+            return
+        if getattr(self._system, "once", False):
+            self.shutdown()
+        else:
             self._ask("close_case", (), self._answer_seconds)
 
     def shutdown(self) -> None:
@@ -316,4 +326,6 @@ def _read_message(descriptor: int, deadline: float) -> tuple[str, Any]:
 
 def host_for(system: System) -> Host:
     """Return the host that a system asks for."""
-    return RemoteHost(system) if getattr(system, "isolated", False) else LocalHost(system)
+    if not getattr(system, "isolated", False):
+        return LocalHost(system)
+    return RemoteHost(system, float(getattr(system, "answer_seconds", 60.0)))

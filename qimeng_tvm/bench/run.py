@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import importlib.metadata
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from qimeng_tvm.bench import data, timing
 from qimeng_tvm.bench.ceiling import NAME as CEILING
@@ -26,7 +28,35 @@ from qimeng_tvm.hardware.model import Hardware
 #: ``progress(groups done, groups in all, rows of the group just done)``.
 Progress = Callable[[int, int, Sequence[Row]], None]
 
-_PACKAGES = ("qimeng-tvm", "apache-tvm", "apache-tvm-ffi", "numpy", "torch", "blis", "onnxruntime", "threadpoolctl")
+
+class Timed(Protocol):
+    """A case of any benchmark."""
+
+    @property
+    def name(self) -> str:
+        """Name in tables and JSON."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Name of its data types in tables and JSON."""
+        ...
+
+    @property
+    def flops(self) -> int:
+        """Operations of a call."""
+        ...
+
+    def request(self, threads: int = 1) -> Any:
+        """Return what the systems are told; ``a_dtype`` is the data type of the operands, as TVM calls it."""
+        ...
+
+
+#: Makes the folder that systems read a case's operands and right answer from.
+Place = Callable[[Any], AbstractContextManager[Path]]
+
+_PACKAGES = ("qimeng-tvm", "apache-tvm", "apache-tvm-ffi", "numpy", "torch", "blis", "onnxruntime", "threadpoolctl",
+             "transformers", "onnx", "openvino", "iree-base-compiler", "iree-base-runtime")  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -43,6 +73,7 @@ def versions() -> dict[str, str]:
 def machine_facts(hardware: Hardware | None = None) -> dict[str, Any]:
     """Return what the JSON says about the machine."""
     facts: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
         "system": platform.system(),
         "kernel": platform.release(),
         "architecture": platform.machine(),
@@ -135,6 +166,36 @@ def bench_gemm(
     plan : TimingPlan, optional
         Overrides what ``quick`` says.
     """
+    return bench_cases(
+        systems, cases, _product, threads, plan or (timing.QUICK if quick else timing.FULL), progress,
+        hardware=hardware, partial=partial, ours=ours,
+    )  # fmt: skip
+
+
+@contextmanager
+def _product(case: Case) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="qimeng-bench-") as folder:
+        inputs = data.make_inputs(case.request())
+        data.save(Path(folder), inputs, data.reference(inputs))
+        yield Path(folder)
+
+
+def bench_cases(
+    systems: Sequence[System],
+    cases: Sequence[Timed],
+    place: Place,
+    threads: Sequence[int],
+    plan: timing.TimingPlan,
+    progress: Progress | None = None,
+    *,
+    hardware: Hardware | None = None,
+    partial: Path | None = None,
+    ours: str = "qimeng",
+) -> BenchResult:
+    """Time every system on every case at every thread count; parameters are as of :func:`bench_gemm`.
+
+    ``place`` makes the folder that the systems read a case from.
+    """
     cores = timing.allowed_cores()
     for count in threads:
         if not 1 <= count <= len(cores):
@@ -142,12 +203,13 @@ def bench_gemm(
     names = [CEILING, *(s.name for s in systems)]
     if len(set(names)) != len(names):
         raise UsageError(f"two systems have the same name: {', '.join(sorted(names))}")
-    plan = plan or (timing.QUICK if quick else timing.FULL)
     reasons = {s.name: s.available() for s in systems}
     present = [s for s in systems if reasons[s.name] is None]
     about = machine_facts(hardware)
     used = versions()
-    stable = {k: v for k, v in about.items() if k not in {"peaks", "peaks_all"}}  # measured anew every time
+    stable = {
+        k: v for k, v in about.items() if k not in {"date", "peaks", "peaks_all"}
+    }  # a run that goes on has others
     done = _Partial(partial, {"machine": stable, "versions": used, "systems": [s.name for s in present],
                               "plan": vars(plan)})  # fmt: skip
     hosts = {s.name: host_for(s) for s in present}
@@ -159,11 +221,9 @@ def bench_gemm(
             finished += len(threads) - len(todo)
             if not todo:
                 continue
-            with tempfile.TemporaryDirectory(prefix="qimeng-bench-") as folder:
-                inputs = data.make_inputs(case.request())
-                data.save(Path(folder), inputs, data.reference(inputs))
+            with place(case) as folder:
                 for count in todo:
-                    rows = _group(hosts, case, cores[-count:], Path(folder), plan, ceiling)
+                    rows = _group(hosts, case, cores[-count:], folder, plan, ceiling)
                     if rows:
                         done.add(rows)
                     finished += 1
@@ -181,7 +241,7 @@ def bench_gemm(
 
 def _group(
     hosts: dict[str, Host],
-    case: Case,
+    case: Timed,
     cores: Sequence[int],
     folder: Path,
     plan: timing.TimingPlan,

@@ -60,11 +60,12 @@ Offer: TypeAlias = "Refusal | Variant | Sequence[Variant] | Callable[[], Any]"
 
 @runtime_checkable
 class System(Protocol):
-    """Something that multiplies matrices.
+    """Something that multiplies matrices, or does whatever else is timed.
 
-    Two more attributes are read where a system has them: ``isolated`` (run in a child process of its own, for which
-    the system must pickle) and ``environment()`` (variables for that child). ``prepare_seconds`` bounds the preparation
-    in a child.
+    More attributes are read where a system has them: ``isolated`` (run in a child process of its own, for which the
+    system must pickle), ``environment()`` (variables for that child), ``once`` (a new child for every case),
+    ``inputs(folder)`` and ``reference(folder)`` (read what a case's folder holds; a product's operands where a system
+    does not say). ``prepare_seconds`` bounds the preparation in a child, ``answer_seconds`` a turn of it.
     """
 
     @property
@@ -76,7 +77,7 @@ class System(Protocol):
         """Return None when it can run here, else the reason why not."""
         ...
 
-    def prepare(self, request: Request, inputs: Inputs, threads: int) -> Offer:
+    def prepare(self, request: Any, inputs: Any, threads: int) -> Offer:
         """Do all that lies outside the timed region, and return what to time."""
         ...
 
@@ -97,7 +98,7 @@ class Peer:
         """Return variables that the child process must start with."""
         return {}
 
-    def prepare(self, request: Request, inputs: Inputs, threads: int) -> Offer:
+    def prepare(self, request: Any, inputs: Any, threads: int) -> Offer:
         """See :class:`System`."""
         raise NotImplementedError
 

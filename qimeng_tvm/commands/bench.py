@@ -1,4 +1,4 @@
-"""``qimeng bench gemm``."""
+"""``qimeng bench``: matrix products and searches here, convolutions and models in files of their own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from qimeng_tvm.commands import bench_conv, bench_models
+from qimeng_tvm.commands.bench_output import WIDE, counts, show_result, words
 from qimeng_tvm.commands.options import LLM_HELP
 from qimeng_tvm.commands.telling import teller
 from qimeng_tvm.errors import UsageError
@@ -23,9 +25,8 @@ if TYPE_CHECKING:
     from qimeng_tvm.generate.proposal import Tuned
 
 app = typer.Typer(help="Benchmarks against the libraries present.", no_args_is_help=True, rich_markup_mode=None)
-
-#: Columns of the table where there is no terminal to ask.
-_WIDE = 200
+app.command()(bench_conv.conv)
+app.command()(bench_models.models)
 
 
 @app.callback()
@@ -59,20 +60,19 @@ def gemm(
 
     console = Console(stderr=True, highlight=False)
     machine = measured(host())
-    suite = [c for c in gemm_suite(tuple(_words(dtype)), quick) if cases is None or cases in c.name]
+    suite = [c for c in gemm_suite(tuple(words(dtype)), quick) if cases is None or cases in c.name]
     if not suite:
         raise UsageError(
             f"no case has {cases!r} in its name; the suite has {', '.join(sorted({c.name for c in gemm_suite()}))}"
         )
-    counts = tuple(_number(t, "--threads") for t in _words(threads))
     choice = tuned(database or default_database(), trials) if trials else analytic
-    others = () if peers == "none" else default_peers(_words(peers) if peers else None)
+    others = () if peers == "none" else default_peers(words(peers) if peers else None)
     # Beside tuned operators those that were not: what the measuring was worth.
     own = [Qimeng(machine, choice), *([Qimeng(machine, analytic, name=UNTUNED)] if trials else [])]
     result = bench_gemm(
         [*own, *others],
         suite,
-        counts,
+        counts(threads, "--threads"),
         quick,
         lambda done, total, rows: console.print(
             f"[dim]{done}/{total} {rows[0].case} {rows[0].dtype} {rows[0].threads}t[/]"
@@ -80,16 +80,7 @@ def gemm(
         hardware=machine,
         partial=resume,
     )
-    to_stdout = json_file is not None and str(json_file) == "-"
-    if to_stdout:
-        typer.echo(json.dumps(result.to_json()))
-        return
-    if json_file is not None:
-        result.write(json_file)
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-    out.print(rich_table(result))
-    for line in summary_lines(result):
-        out.print(line, soft_wrap=True)
+    show_result(result, json_file, rich_table(result), summary_lines(result))
 
 
 @app.command()
@@ -136,7 +127,7 @@ def search(
     found = [curve for path in curves or () for curve in read_curves(path) if lines is None or curve.operator in lines]
     if systems != "none":
         ran = run_search_bench(
-            _words(systems), measured(host()), operators=lines or OPERATORS, trials=trials, seeds=seeds,
+            words(systems), measured(host()), operators=lines or OPERATORS, trials=trials, seeds=seeds,
             partial=resume, advise=_advise(llm, transcripts, say) if llm is not None else None, say=say,
         )  # fmt: skip
         found = [*ran, *found]
@@ -154,7 +145,7 @@ def search(
         return
     if json_file is not None:
         write_atomic(json_file, text + "\n")
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     out.print(search_table(report.standings))
     for line in search_lines(report):
         out.print(line, soft_wrap=True, markup=False)
@@ -176,13 +167,3 @@ def _advise(llm: str, folder: Path | None, say: Callable[[str], None]) -> Advise
         return adviser_for(tuned, llm, history=entrant.history, path=path, say=say)
 
     return advise
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _number(text: str, option: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise UsageError(f"{option}: {text!r} is not a count; write e.g. 1,2")
-    return int(text)

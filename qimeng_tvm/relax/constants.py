@@ -57,8 +57,10 @@ class _FoldArrangements(Rewriter):
     def rewrite(self, call: relax.Call, name: str) -> relax.Expr:
         if name in _MOVES:
             value = value_of(self.bound(call.args[0]))
-            known = value is not None and shape_of(call) is not None
-            return relax.const(np.ascontiguousarray(_MOVES[name](call, value))) if known else call
+            # A transposed matrix stays: products read it where it lies.
+            if value is None or shape_of(call) is None or (name == "relax.permute_dims" and value.ndim == 2):
+                return call
+            return relax.const(np.ascontiguousarray(_MOVES[name](call, value)))
         if name not in _SUMS:
             return call
         operands = [value_of(self.bound(operand)) for operand in call.args]

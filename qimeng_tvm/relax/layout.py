@@ -46,7 +46,7 @@ class _Conv1dAsConv2d(Rewriter):
     def rewrite(self, call: relax.Call, name: str) -> relax.Expr:
         if name != "relax.nn.conv1d":
             return call
-        data, weight, attrs = *call.args, call.attrs
+        (data, weight), attrs = call.args, call.attrs
         layouts = str(attrs.data_layout), str(attrs.kernel_layout), str(attrs.out_layout)
         shapes = shape_of(data), shape_of(weight), shape_of(call)
         if any(shape is None for shape in shapes):

@@ -17,7 +17,6 @@ from qimeng_tvm.schedule import fallback
 from qimeng_tvm.schedule.analysis import multiplies, root_blocks
 from qimeng_tvm.schedule.apply import REFUSALS, Task, build_schedule
 from qimeng_tvm.schedule.contract import Value
-from qimeng_tvm.schedule.vector_math import replace_math
 from qimeng_tvm.search.records import RecordDatabase, rule_id, workload_key
 
 #: What carries a function through Relax's passes, and a schedule drops.
@@ -84,7 +83,7 @@ def schedule_function(
     """Schedule one function by its record, else by the decisions of a rule that serves it, else plainly."""
     task, why = served(func, hardware, threads)
     if task is None:
-        return Scheduled(replace_math(fallback.schedule(func, threads)), None, FALLBACK, why, {}, ())
+        return Scheduled(fallback.schedule(func, threads), None, FALLBACK, why, {}, ())
     record = records.best(task, verified_only=False) if records is not None else None
     attempts = [(RECORD, dict(record.decisions))] if record is not None else []
     for source, values in [*attempts, (DEFAULT, task.space.defaults())]:
@@ -94,8 +93,8 @@ def schedule_function(
             why = f"{source} refused: {_last_line(error)}"
             continue
         names = names_in(str(sch.trace))
-        return Scheduled(replace_math(sch.mod["main"]), task, source, why, values, names)
-    return Scheduled(replace_math(fallback.schedule(func, threads)), task, FALLBACK, why, {}, ())
+        return Scheduled(sch.mod["main"], task, source, why, values, names)
+    return Scheduled(fallback.schedule(func, threads), task, FALLBACK, why, {}, ())
 
 
 def _last_line(error: Exception) -> str:

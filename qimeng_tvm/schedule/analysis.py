@@ -77,8 +77,8 @@ def _product(block: Any) -> tuple[Any, Any] | None:
     if not isinstance(right, tirx.Mul):
         return None
     a, b = _strip_casts(right.a), _strip_casts(right.b)
-    if isinstance(a, TensorLoad) and isinstance(b, TensorLoad):
-        return a, b
+    if isinstance(a, TensorLoad) and isinstance(b, TensorLoad) and not a.source.same_as(b.source):
+        return a, b  # of one buffer with itself it is a sum of squares
     return None
 
 

@@ -51,8 +51,8 @@ class Footprint:
     b_all: float
 
 
-def _rate(hardware: Hardware, size: float) -> float:
-    """Bytes a cycle at which something of that working set streams into the core."""
+def rate(hardware: Hardware, size: float) -> float:
+    """Return the bytes a cycle at which something of that working set streams into the core."""
     for level, rate in zip((1, 2, 3), hardware.pipeline.stream, strict=False):
         cache = hardware.cache(level)
         if cache.level == level and size <= cache.size * _SHARE:
@@ -112,14 +112,14 @@ def gemm_cycles(info: BlockInfo, plan: GemmPlan, hardware: Hardware) -> float:
         first = _first(info, plan, f, hardware, "a")
     other = "a" if plan.inner_order == "n" else "b"
     sweep_first = _first(info, plan, f, hardware, other)
-    sweep_again = swept * (sweeps - 1) / _rate(hardware, swept + kept)
+    sweep_again = swept * (sweeps - 1) / rate(hardware, swept + kept)
     # The next panel comes in beside the one in use.
     room = 2.5 if plan.ahead else 2.0
-    kept_again = kept * (tiles - sweeps) / _rate(hardware, room * kept)
+    kept_again = kept * (tiles - sweeps) / rate(hardware, room * kept)
     stream = sweep_first + sweep_again + max(0.0, kept_again - compute / 2)
     if plan.k_blocks > 1:
         c_block = tiles * plan.mr * plan.nr * WIDTH[info.acc_dtype]
-        stream += 2 * c_block / _rate(hardware, c_block + swept)
+        stream += 2 * c_block / rate(hardware, c_block + swept)
     # What is not fetched ahead comes in while a panel's first tile runs: of the rest of that time nothing is computed.
     hidden = 1 / sweeps_kept(plan)
     fetched = first * fetched_share(plan)
@@ -149,7 +149,7 @@ def sweeps_kept(plan: GemmPlan) -> int:
 def _streams(plan: GemmPlan, f: Footprint, hardware: Hardware) -> float:
     """How much faster B comes from afar because its panels are read a short run at a time, in turns."""
     in_turns = plan.k_blocks > 1 and 2 <= plan.nc <= 8 and plan.order == "n"
-    from_afar = _rate(hardware, f.b_all) <= hardware.pipeline.stream[2]  # beyond a core's own caches
+    from_afar = rate(hardware, f.b_all) <= hardware.pipeline.stream[2]  # beyond a core's own caches
     if not (in_turns and from_afar and f.b_panel <= hardware.pipeline.run):
         return 1.0
     # The more is computed with each vector of B, the fewer of its loads does the core have in flight.
@@ -170,11 +170,11 @@ def _first(info: BlockInfo, plan: GemmPlan, f: Footprint, hardware: Hardware, op
     The outer loop's block comes from far once, and then stays as near as it can for the inner loop's other blocks.
     """
     block = f.a_block if operand == "a" else f.b_block
-    far = block / _rate(hardware, _revisit(info, plan, f, operand))
+    far = block / rate(hardware, _revisit(info, plan, f, operand))
     outer, again = ("b", plan.m_blocks) if plan.order == "n" else ("a", plan.n_blocks)
     if operand != outer or again == 1:
         return far
-    near = block / _rate(hardware, (f.a_block + f.b_block) * plan.k_blocks)
+    near = block / rate(hardware, (f.a_block + f.b_block) * plan.k_blocks)
     return (far + (again - 1) * near) / again
 
 
@@ -187,7 +187,7 @@ def _packing(info: BlockInfo, plan: GemmPlan, hardware: Hardware, f: Footprint) 
     ):
         if mode in ("whole", "block"):
             near = stored if mode == "whole" else stored / max(plan.m_blocks, plan.n_blocks)
-            cycles += 2 * raw / _rate(hardware, raw) + 2 * stored / _rate(hardware, near)
+            cycles += 2 * raw / rate(hardware, raw) + 2 * stored / rate(hardware, near)
     return cycles * info.batch
 
 

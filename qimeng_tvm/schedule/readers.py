@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
-from qimeng_tvm.schedule import analysis
+from qimeng_tvm.schedule import analysis, convolution, elementwise, rowwise, windows
 from qimeng_tvm.schedule.contract import BlockInfo
 
 
@@ -33,7 +33,14 @@ class Reader:
 
 
 #: Asked in this order; the first that understands a function has it.
-READERS = (Reader("matmul", analysis.normalize, analysis.describe),)
+READERS = (
+    Reader("rowwise", rowwise.normalize, rowwise.describe),
+    Reader("matmul", analysis.normalize, analysis.describe),
+    Reader("conv2d", convolution.normalize, convolution.describe),
+    Reader(windows.DEPTHWISE, windows.normalize_depthwise, windows.describe),
+    Reader(windows.POOL, windows.normalize_pool, windows.describe),
+    Reader("elementwise", elementwise.normalize, elementwise.describe),
+)
 
 
 def analyze(func: tirx.PrimFunc, threads: int = 1) -> BlockInfo | None:

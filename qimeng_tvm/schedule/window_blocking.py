@@ -10,7 +10,7 @@ from qimeng_tvm.errors import ScheduleError
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.schedule.blocking import WHOLE, balanced, round_up
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Value, Values, Window
-from qimeng_tvm.schedule.estimate import WIDTH, _rate, soft_max
+from qimeng_tvm.schedule.estimate import WIDTH, rate, soft_max
 
 #: Extents of a register tile worth trying: rows, columns, vectors of channels.
 _ROWS, _COLUMNS, _VECTORS = (1, 2, 3, 4), (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16), (1, 2, 3, 4, 5, 6, 8, 10, 12)
@@ -240,19 +240,19 @@ def window_cycles(info: BlockInfo, plan: WindowPlan, hardware: Hardware) -> floa
     # Few channels of a pixel: the rest of its cache lines comes again for the next ones.
     block_rows = _read(plan.row_tiles * plan.rows, window, 0)
     again = 1.0 if passing >= _LINE or plan.order != "block" else _LINE / passing
-    far = image / (_AHEAD * _rate(hardware, image))
-    near = image * (again - 1) / _rate(hardware, block_rows * columns * max(passing, _LINE))
+    far = image / (_AHEAD * rate(hardware, image))
+    near = image * (again - 1) / rate(hardware, block_rows * columns * max(passing, _LINE))
     strip = _read(plan.rows, window, 0)
     visits = strip / (plan.rows * window.stride[0])
-    near += image * max(0.0, visits - 1) / _rate(hardware, strip * columns * passing)
+    near += image * max(0.0, visits - 1) / rate(hardware, strip * columns * passing)
     written = info.batch * info.m * window.groups * wide
-    stream = far + near + written / (_AHEAD * _rate(hardware, image + written))
+    stream = far + near + written / (_AHEAD * rate(hardware, image + written))
     if plan.threads > 1 and plan.order == "block" and plan.row_blocks * info.batch < plan.threads:
         stream *= 1 + _SHARED * plan.threads / pixel
     work = soft_max(_OVERLAP, compute, stream)
     if plan.border == "copied":
         copied = pieces * block_rows * columns * pixel
-        work += 2 * copied / _rate(hardware, block_rows * columns * passing) + copied / pixel * _ITERATION
+        work += 2 * copied / rate(hardware, block_rows * columns * passing) + copied / pixel * _ITERATION
     return _shared_out(plan, hardware, pieces, work)
 
 

@@ -13,6 +13,7 @@ from tvm import relax
 from qimeng_tvm.relax.legalize.conv2d import conv2d
 from qimeng_tvm.relax.legalize.conv2d_transpose import conv2d_transpose
 from qimeng_tvm.relax.legalize.pool2d import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from qimeng_tvm.relax.legalize.rows import instance_norm, softmax
 
 Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
@@ -24,5 +25,7 @@ LEGALIZE: Mapping[str, Legalize] = MappingProxyType(
         "relax.nn.conv2d": conv2d,
         "relax.nn.conv2d_transpose": conv2d_transpose,
         "relax.nn.max_pool2d": max_pool2d,
+        "relax.nn.instance_norm": instance_norm,
+        "relax.nn.softmax": softmax,
     }
 )

@@ -16,11 +16,12 @@ from tvm import relax, te, tirx
 from qimeng_tvm.relax.legalize.depthwise import depthwise_conv2d, is_depthwise
 from qimeng_tvm.relax.legalize.images import ACCUMULATE, static_shape, stock
 from qimeng_tvm.schedule.contract import Window
-from qimeng_tvm.schedule.conv_form import ConvForm
-from qimeng_tvm.schedule.convolution import FILTERS, GATHER, PAD, WINDOW, told_window
+from qimeng_tvm.schedule.conv_form import FILTERS, GATHER, PAD, ConvForm
+from qimeng_tvm.schedule.convolution import WINDOW, told_window
 
-#: Attribute that spares a function the analysis of how it fuses: elementwise operators may follow it.
-FUSES = {"op_pattern": 2}
+#: Attribute that spares a function the analysis of how it fuses: elementwise operators may follow it, and no other
+#: anchor may come before (``kOutEWiseFusable``).
+FUSES = {"op_pattern": 4}
 #: (image, row, column, channel) -> pixel; row and column may lie outside, where a pixel is zero.
 Pixel = Callable[[Any, Any, Any, Any], Any]
 #: (row, column, channel of a group, filter of all) -> weight.
@@ -54,7 +55,7 @@ def conv2d(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """Return ``relax.nn.conv2d`` as a call of loops; TVM's own serve other layouts and unknown shapes."""
     if is_depthwise(call):
         return depthwise_conv2d(builder, call)
-    data, weight, attrs = *call.args, call.attrs
+    (data, weight), attrs = call.args, call.attrs
     shape, kernel = static_shape(data), static_shape(weight)
     layouts = str(attrs.data_layout), str(attrs.out_layout)
     if shape is None or kernel is None or layouts != ("NHWC", "NHWC"):
@@ -157,8 +158,7 @@ def convolve(form: ConvForm, read: Operands, a_dtype: str, b_dtype: str) -> te.T
     sums = te.compute(
         (form.batch, form.groups, window.out[0], form.x, form.f),
         lambda n, g, y, x, f: te.sum(
-            runs[n, g, y * sy + r * dy, x, s, c].astype(read.acc_dtype)
-            * filters[r, s, g, c, f].astype(read.acc_dtype),
+            runs[n, g, y * sy + r * dy, x, s, c].astype(read.acc_dtype) * filters[r, s, g, c, f].astype(read.acc_dtype),
             axis=[r, s, c],
         ),
         name="conv2d",

@@ -1,4 +1,4 @@
-"""Transposed convolutions that :mod:`qimeng_tvm.relax.transposed` leaves: as ones of an image with zeros between pixels."""
+"""Transposed convolutions that :mod:`qimeng_tvm.relax.transposed` leaves: of an image with zeros between pixels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from qimeng_tvm.schedule.conv_form import ConvForm
 def conv2d_transpose(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """Return ``relax.nn.conv2d_transpose`` as a call of loops; TVM's own serve other layouts and unknown shapes."""
     attrs, out = call.attrs, static_shape(call)
-    known = out is not None and None not in (static_shape(x) for x in call.args)
-    if not known or {str(attrs.data_layout), str(attrs.out_layout)} != {"NHWC"}:
+    last = {str(attrs.data_layout), str(attrs.out_layout)} == {"NHWC"}
+    if out is None or None in (static_shape(x) for x in call.args) or not last:
         return stock(builder, call)
     return builder.call_te(
         te_conv2d_transpose,

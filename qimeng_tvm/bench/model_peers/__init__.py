@@ -1,0 +1,1 @@
+"""Systems that run whole models, one a file; ours is among them."""

@@ -1,0 +1,1 @@
+"""Whole models: real model code with seeded random weights, what is exported of them, and how they are timed."""

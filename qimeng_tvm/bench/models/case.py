@@ -1,0 +1,188 @@
+"""One model at one batch and data type: where its files are, and what a right answer is."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from qimeng_tvm.bench.models.zoo import EDITION, model_named
+from qimeng_tvm.errors import UsageError
+
+Array = np.ndarray[Any, Any]
+
+#: Data types of weights and activations; sums are of float32 in all of them.
+DTYPES: Mapping[str, str] = MappingProxyType({"f32": "float32", "bf16": "bfloat16"})
+#: Relative rounding error of one operation, and of storing an activation.
+_SUM, _STORE = 2.0**-24, MappingProxyType({"f32": 2.0**-24, "bf16": 2.0**-8})
+_LAMBDA = 4.0
+
+#: Files of a case. The module is pickled: only what this program itself wrote is read.
+MODULE, PROGRAM, ONNX, ABOUT = "module.pt", "program.pt2", "model.onnx", "about.json"
+INPUTS, EXPECTED = "inputs.npz", "expected.npz"
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """A model to time.
+
+    Attributes
+    ----------
+    model : str
+        Of :data:`qimeng_tvm.bench.models.zoo.MODELS`.
+    batch : int
+        Independent inputs at a time.
+    dtype : str
+        Of :data:`DTYPES`.
+    layers : int or None
+        How many of its layers, where it has a choice.
+    cache : Path
+        Folder under which the files of all models are.
+    threads : int
+        Of the systems that time it.
+    """
+
+    model: str
+    batch: int
+    dtype: str
+    layers: int | None
+    cache: Path
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name in tables and JSON."""
+        layers = f"-{self.layers}layers" if self.layers != model_named(self.model).layers else ""
+        return f"{self.model}{layers}-b{self.batch}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are; what they were made by is in the name."""
+        return self.cache / f"{self.model}-{self.layers or 'all'}-b{self.batch}-{self.dtype}-e{EDITION}"
+
+    @property
+    def a_dtype(self) -> str:
+        """Data type of the operands, as TVM calls it."""
+        return DTYPES[self.dtype]
+
+    @property
+    def flops(self) -> int:
+        """Operations of a call, a multiply-add counted as two; known once the files are there."""
+        return int(about(self.folder)["flops"])
+
+    def request(self, threads: int = 1) -> ModelCase:
+        """Return what the systems are told."""
+        return replace(self, threads=threads)
+
+
+def make_case(model: str, cache: Path, batch: int = 1, dtype: str = "f32", layers: int | None = None) -> ModelCase:
+    """Return a case.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model or data type.
+    """
+    known = model_named(model)
+    if dtype not in DTYPES:
+        raise UsageError(f"models are not timed in {dtype!r}; choose from {', '.join(DTYPES)}")
+    return ModelCase(model, batch, dtype, (layers or known.layers) if known.layers else None, cache)
+
+
+@functools.cache
+def about(folder: Path) -> dict[str, Any]:
+    """Return what is known of a case's files: operations, depth, what could not be exported and why."""
+    return dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a system is given: the folder, and the inputs in it."""
+
+    folder: Path
+    inputs: tuple[Array, ...]
+
+    @property
+    def plain(self) -> tuple[Array, ...]:
+        """The inputs as the ONNX file takes them: floats are of 32 bits."""
+        return tuple(a.astype(np.float32) if a.dtype == ml_dtypes.bfloat16 else a for a in self.inputs)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """See :func:`about`."""
+        return about(self.folder)
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """The results in higher precision, and what they may be off by.
+
+    Attributes
+    ----------
+    values : tuple of ndarray
+        One for every result of the model.
+    depth, terms : int
+        Layers with weights, and the longest sum in one of them.
+    dtype : str
+        Of :data:`DTYPES`.
+    """
+
+    values: tuple[Array, ...]
+    depth: int
+    terms: int
+    dtype: str
+
+    @property
+    def tolerance(self) -> float:
+        """Relative to a typical value of a result.
+
+        Every layer adds the rounding of its sums, ``sqrt(terms)`` steps of float32, and of storing its result. What the
+        layers add is independent: it grows with the square root of their number.
+        """
+        return float(_LAMBDA * self.depth**0.5 * (self.terms**0.5 * _SUM + _STORE[self.dtype]))
+
+    def error(self, answer: Array, quantum: float = 0.0) -> float:
+        """Return the largest error of any result in units of what is tolerated: over 1 is wrong.
+
+        ``answer`` has all results flat, one behind the other (see :func:`flat`).
+        """
+        if answer.shape != (sum(v.size for v in self.values),):
+            return float("inf")
+        worst, start = 0.0, 0
+        for value in self.values:
+            part = answer[start : start + value.size].astype(np.float64)
+            wanted = value.ravel().astype(np.float64)
+            start += value.size
+            typical = float(np.sqrt(np.mean(wanted**2)))
+            allowed = self.tolerance * (typical + np.abs(wanted)) + quantum
+            with np.errstate(invalid="ignore"):
+                off = float(np.max(np.abs(part - wanted) / allowed))
+            worst = max(worst, off if np.isfinite(off) else float("inf"))
+        return worst
+
+
+def flat(results: Sequence[Array]) -> Array:
+    """Return all results of a model as one array of float32."""
+    return np.concatenate([np.asarray(r).astype(np.float32).ravel() for r in results])
+
+
+def load_files(folder: Path) -> Files:
+    """Return the inputs of a case."""
+    with np.load(folder / INPUTS) as stored:
+        arrays = [stored[name] for name in stored.files]
+    return Files(folder, tuple(a.view(ml_dtypes.bfloat16) if a.dtype == np.uint16 else a for a in arrays))
+
+
+def load_reference(folder: Path) -> ModelReference:
+    """Return what the results of a case are compared with."""
+    known = about(folder)
+    with np.load(folder / EXPECTED) as stored:
+        values = tuple(stored[name] for name in stored.files)
+    return ModelReference(values, known["depth"], known["terms"], known["dtype"])
