@@ -1,8 +1,9 @@
 """QiMeng-TVM: near-peak, checked tensor operators for Apache TVM, from one line of text.
 
 ``run(line)`` makes one operator, ``tune_line(line)`` only looks for its decisions, ``tune_model(path)`` for those of a
-model's operators; ``Hardware.host()`` describes this machine. Importing the package makes the Relax pipeline "qimeng"
-known to TVM: ``relax.build(mod, target, relax_pipeline="qimeng")``; ``pipeline(...)`` is the same with options.
+model's operators, and ``compile(model)`` makes a model machine code; ``Hardware.host()`` describes this machine.
+Importing the package makes the Relax pipeline "qimeng" known to TVM: ``relax.build(mod, target,
+relax_pipeline="qimeng")``; ``pipeline(...)`` is the same with options.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ _register.register()
 
 if TYPE_CHECKING:
     from qimeng_tvm.api import run
+    from qimeng_tvm.compiled_model import CompiledModel, compile
     from qimeng_tvm.hardware.model import Hardware
     from qimeng_tvm.model_tuning import ModelResult, tune_model
     from qimeng_tvm.relax.pipeline import Pipeline, pipeline
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
     from qimeng_tvm.tuner import tune_line
 
 __all__ = [
+    "CompiledModel",
     "Hardware",
     "ModelResult",
     "Pipeline",
     "QimengError",
     "Request",
     "RunResult",
+    "compile",
     "pipeline",
     "run",
     "tune_line",
@@ -38,11 +42,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CompiledModel": "qimeng_tvm.compiled_model",
     "Hardware": "qimeng_tvm.hardware.model",
     "ModelResult": "qimeng_tvm.model_tuning",
     "Pipeline": "qimeng_tvm.relax.pipeline",
     "Request": "qimeng_tvm.request",
     "RunResult": "qimeng_tvm.result",
+    "compile": "qimeng_tvm.compiled_model",
     "pipeline": "qimeng_tvm.relax.pipeline",
     "run": "qimeng_tvm.api",
     "tune_line": "qimeng_tvm.tuner",

@@ -9,7 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from qimeng_tvm.commands import bench, database, evaluate, generate, hardware, intrins, prompts, propose, run, tune
+from qimeng_tvm.commands import (
+    bench,
+    compile,
+    database,
+    evaluate,
+    explain,
+    generate,
+    hardware,
+    intrins,
+    prompts,
+    propose,
+    run,
+    tune,
+)
 from qimeng_tvm.errors import QimengError
 
 app = typer.Typer(
@@ -22,6 +35,8 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("tune")(tune.tune)
+app.command("compile")(compile.compile_file)
+app.command("explain")(explain.explain)
 app.command("propose")(propose.propose)
 app.add_typer(database.app, name="db")
 app.add_typer(hardware.app, name="hardware")

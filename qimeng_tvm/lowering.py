@@ -1,4 +1,4 @@
-"""From a scheduled module to machine code: TVM's pipeline, with register tiles kept out of the heap."""
+"""From a scheduled module to machine code: TVM's pipeline, with register tiles kept on the stack and vector math."""
 
 from __future__ import annotations
 
@@ -46,15 +46,20 @@ def keep_register_tiles(func: Any, _module: Any, _context: Any) -> Any:
     return func.with_body(structural_map(func.body, (tirx.AllocBuffer, _keep)))
 
 
+@tirx.transform.prim_func_pass(opt_level=0, name="qimeng.ReplaceMath")
+def vector_math(func: Any, _module: Any, _context: Any) -> Any:
+    """Compute exponentials and the like in vectors; see :func:`~qimeng_tvm.schedule.vector_math.replace_math`."""
+    return replace_math(func)
+
+
 def _pipeline() -> tuple[Any, Any, Any]:
     base, host, device = tirx.get_tir_pipeline("default")
-    return tvm.transform.Sequential([base, keep_register_tiles]), host, device
+    return tvm.transform.Sequential([base, keep_register_tiles, vector_math]), host, device
 
 
 tirx.register_tir_pipeline(PIPELINE, _pipeline)
 
 
 def build(module: tvm.IRModule, target: Target) -> Any:
-    """Compile a scheduled module, its exponentials and the like as vector code; errors are TVM's own."""
-    functions = {gv: replace_math(f) if isinstance(f, tirx.PrimFunc) else f for gv, f in module.functions.items()}
-    return tirx.build(tvm.IRModule(functions, attrs=module.attrs), target=target, pipeline=PIPELINE)
+    """Compile a scheduled module; errors are TVM's own."""
+    return tirx.build(module, target=target, pipeline=PIPELINE)

@@ -17,7 +17,6 @@ from qimeng_tvm.hardware import Hardware, target_of
 from qimeng_tvm.relax.prepare import legalize_and_fuse
 from qimeng_tvm.schedule import fallback
 from qimeng_tvm.schedule.apply import Task, build_schedule, make_task
-from qimeng_tvm.schedule.vector_math import replace_math
 
 #: Elementary functions that vector code must not call.
 LIBM = re.compile(r"\b(expf?|erff?|tanhf?|logf?|powf?)(@PLT)?$")
@@ -66,7 +65,7 @@ def build(func: tirx.PrimFunc, threads: int = 1, *, rule: str | None = None, val
         func = build_schedule(task, values).mod["main"]
     else:
         func = fallback.schedule(func, threads)
-    func = replace_math(func).with_attr("global_symbol", "main")
+    func = func.with_attr("global_symbol", "main")
     library = lowering.build(tvm.IRModule({"main": func}), target_of(hardware, threads))
     return Built(task, library, func.params[-1])
 

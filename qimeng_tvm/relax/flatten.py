@@ -112,13 +112,17 @@ class _Flatten(Rewriter):
         return source if shape_of(source) == to else relax.op.reshape(source, to)
 
     def _permute(self, call: relax.Call) -> relax.Expr:
-        """Join permutations of permutations; one that moves axes of one element only is a view."""
+        """Join permutations of permutations; one that moves axes of one element only is a view.
+
+        Not that of a matrix: a product reads it where it lies.
+        """
         source, axes, shape = call.args[0], list(axes_of(call)), shape_of(call.args[0])
         inner = self._permuted(source)
         if inner is not None:
             first = list(axes_of(inner))
             return self._again(relax.op.permute_dims(inner.args[0], [first[i] for i in axes]))
-        if shape is None:
+        rank = len(axes)
+        if shape is None or axes == [*range(rank - 2), rank - 1, rank - 2]:
             return call
         moved = [i for i in axes if shape[i] != 1]
         return self._view(source, tuple(shape[i] for i in axes)) if moved == sorted(moved) else call

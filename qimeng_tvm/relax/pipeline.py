@@ -14,12 +14,19 @@ from tvm import relax
 
 from qimeng_tvm.errors import QimengError, UsageError
 from qimeng_tvm.hardware import Hardware, measured, target_of
+from qimeng_tvm.relax.buckets import Buckets, bucket_sizes, specialize
+from qimeng_tvm.intrin import families_for
 from qimeng_tvm.relax.linking import link_functions
 from qimeng_tvm.relax.prepare import legalize_and_fuse
 from qimeng_tvm.relax.report import PipelineReport
 from qimeng_tvm.relax.scheduling import schedule_module
 
 Say = Callable[[str], None]
+
+#: What products and convolutions of float32 can be computed in.
+DTYPES = ("f32", "bf16")
+#: Operands and sums of ``bf16``.
+BF16 = ("bfloat16", "bfloat16", "float32")
 
 
 class Pipeline:
@@ -42,6 +49,8 @@ class Pipeline:
         Of tuning.
     say : callable
         Told of every stage.
+    dtype : str
+        ``f32``, or ``bf16``: products and convolutions of float32 then take operands rounded to bfloat16.
 
     Attributes
     ----------
@@ -58,12 +67,17 @@ class Pipeline:
         strategy: str | None = None,
         seed: int = 0,
         say: Say = lambda _: None,
+        dtype: str = "f32",
     ) -> None:
         if trials < 0:
             raise UsageError(f"{trials} trials asked for; 0 or more are needed")
+        if dtype not in DTYPES:
+            raise UsageError(f"{dtype!r} is no type that products can be computed in: {' or '.join(DTYPES)}")
         self.hardware = hardware
         self.database = Path(database) if database is not None else None
         self.trials, self.threads, self.strategy, self.seed, self.say = trials, threads, strategy, seed, say
+        self.dtype = dtype
+        self.buckets = buckets
         self.report: PipelineReport | None = None
         self._seconds: dict[str, float] = {}
 
@@ -76,11 +90,13 @@ class Pipeline:
             If the options are of no use, or tuning was asked for and cannot be done.
         """
         hardware = self.machine()
+        if self.dtype == "bf16" and not families_for(hardware.isa, BF16, hardware.features):
+            raise UsageError(f"no micro-kernel computes bfloat16 products on {hardware.name}: leave dtype at 'f32'")
         threads = self.cores(hardware)
         self._seconds = {}
         target = target_of(hardware, threads)
         with self._timed("legalize and fuse"):
-            fused = legalize_and_fuse(module, target)
+            fused = legalize_and_fuse(module, target, self.dtype)
         if self.trials:
             with self._timed("tune"):
                 self._tune(fused, hardware, threads)

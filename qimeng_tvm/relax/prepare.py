@@ -11,7 +11,9 @@ from qimeng_tvm.relax.flatten import flatten
 from qimeng_tvm.relax.fold_scale import fold_scale
 from qimeng_tvm.relax.layout import channels_last
 from qimeng_tvm.relax.legalize import LEGALIZE
+from qimeng_tvm.relax.mixed import narrow_contractions
 from qimeng_tvm.relax.pointwise import pointwise
+from qimeng_tvm.relax.quantized import integer_contractions
 from qimeng_tvm.relax.safe_softmax import fuse_safe_softmax
 from qimeng_tvm.relax.transposed import split_transposed
 from qimeng_tvm.relax.transposes import fold_transposes
@@ -20,14 +22,16 @@ from qimeng_tvm.relax.transposes import fold_transposes
 _VIEWS = ("relax.reshape",)
 
 
-def legalize_and_fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
+def legalize_and_fuse(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "f32") -> tvm.IRModule:
     """Take a Relax module, of one operator or of a whole model, to fused PrimFuncs.
+
+    With ``dtype="bf16"`` products and convolutions of float32 take bfloat16 operands.
 
     One PrimFunc holds an anchor and its epilogue; transposed operands are read in place. Parameters after
     ``num_input`` and constants are marked ``layout_free_buffers`` in the PrimFuncs that read them.
     """
     with target:
-        return tvm.transform.Sequential([*simplifying(), *rewriting(), *fusing()])(mod)
+        return tvm.transform.Sequential([*simplifying(), *rewriting(dtype), *fusing()])(mod)
 
 
 def simplifying() -> list[tvm.transform.Pass]:
@@ -38,9 +42,10 @@ def simplifying() -> list[tvm.transform.Pass]:
     ]
 
 
-def rewriting() -> list[tvm.transform.Pass]:
+def rewriting(dtype: str = "f32") -> list[tvm.transform.Pass]:
     """Operators in the one form that rules read."""
     return [
+        *integer_contractions(),
         *channels_last(),
         fold_scale(),
         split_transposed(),
@@ -50,6 +55,7 @@ def rewriting() -> list[tvm.transform.Pass]:
         order_operands(),
         flatten(),
         relax.transform.CanonicalizeBindings(),
+        *(narrow_contractions() if dtype == "bf16" else []),
         *fold_transposes(),
         relax.transform.DeadCodeElimination(),
     ]

@@ -38,6 +38,8 @@ class FunctionReport:
         Whether it does so by an intrinsic.
     decisions : mapping
         Of the rule.
+    callers : tuple of str
+        The Relax functions that call it: ``main``, or those that a model with sizes that are not fixed becomes.
     """
 
     name: str
@@ -51,6 +53,7 @@ class FunctionReport:
     contraction: bool
     tensorized: bool
     decisions: dict[str, int | str]
+    callers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

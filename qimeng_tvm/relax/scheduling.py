@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tvm
-from tvm import s_tir, tirx
+from tvm import relax, s_tir, tirx
 
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.intrin import names_in
@@ -57,7 +57,7 @@ def schedule_module(
         The module with scheduled functions, and what became of each.
     """
     records = RecordDatabase(database) if database is not None else None
-    calls = calls_of(module)
+    calls, callers = calls_of(module), _callers(module)
     known: dict[str, Scheduled] = {}
     reports = []
     for gv, func in module.functions.items():
@@ -69,8 +69,19 @@ def schedule_module(
         found = known[key]
         attrs = {name: func.attrs[name] for name in _CARRIED if name in (func.attrs or {})}
         module.update_func(gv, found.func.with_attrs(attrs) if attrs else found.func)
-        reports.append(_report(str(gv.name_hint), calls.get(str(gv.name_hint), 0), func, found))
+        name = str(gv.name_hint)
+        reports.append(_report(name, calls.get(name, 0), callers.get(name, ()), func, found))
     return module, tuple(r for r in reports if r.calls)
+
+
+def _callers(module: tvm.IRModule) -> Mapping[str, tuple[str, ...]]:
+    """Return the Relax functions that call each function."""
+    found: dict[str, tuple[str, ...]] = {}
+    for gv, function in module.functions.items():
+        if isinstance(function, relax.Function):
+            for callee in calls_of(tvm.IRModule({gv: function})):
+                found[callee] = (*found.get(callee, ()), str(gv.name_hint))
+    return found
 
 
 def _is_scheduled(func: tirx.PrimFunc) -> bool:
@@ -102,7 +113,9 @@ def _last_line(error: Exception) -> str:
     return lines[-1][:200] if lines else type(error).__name__
 
 
-def _report(name: str, calls: int, func: tirx.PrimFunc, found: Scheduled) -> FunctionReport:
+def _report(
+    name: str, calls: int, callers: tuple[str, ...], func: tirx.PrimFunc, found: Scheduled
+) -> FunctionReport:
     task = found.task
     flops, contraction = (task.info.flops, task.info.contraction) if task is not None else contraction_flops(func)
     return FunctionReport(
@@ -117,6 +130,7 @@ def _report(name: str, calls: int, func: tirx.PrimFunc, found: Scheduled) -> Fun
         contraction=contraction,
         tensorized=bool(found.intrins),
         decisions=dict(found.values),
+        callers=callers,
     )
 
 

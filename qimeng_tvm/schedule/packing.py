@@ -17,7 +17,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from qimeng_tvm.intrin import IntrinFamily, ensure_registered, families
 
 #: Loop annotation: TVM's LoopPartition peels the iterations that need a bounds check.
-#: It is lost on loops of int64 (NarrowDataType renames the variable): see ``narrow_indices``.
+#: Loops of int64 it spoils (NarrowDataType renames the variable, in part): see ``narrow_indices``.
 PEEL = "pragma_loop_partition_hint"
 #: Bytes that one vector of a copy loads.
 _VECTOR = 32
@@ -35,7 +35,8 @@ def needs_shuffles(k_pack: int, transposed: bool) -> bool:
 def peel(sch: Schedule, *loops: LoopRV) -> None:
     """Keep the bounds checks that depend on these loops out of all iterations that cannot fail them."""
     for loop in loops:
-        if int(sch.get(loop).extent) > 1:
+        nest = sch.get(loop)
+        if str(nest.loop_var.ty.dtype) == "int32" and int(nest.extent) > 1:
             sch.annotate(loop, PEEL, True)
 
 

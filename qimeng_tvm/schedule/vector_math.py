@@ -58,18 +58,36 @@ def _i32(value: int) -> Any:
     return tirx.const(value, "int32")
 
 
+def _lanes(value: Any) -> int:
+    """How many elements a value has; arithmetic repeats scalars as often by itself."""
+    return int(value.ty.dtype.lanes)
+
+
+def _wide(dtype: str, lanes: int) -> str:
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def _cast(dtype: str, value: Any) -> Any:
+    return tirx.Cast(_wide(dtype, _lanes(value)), value)
+
+
 def _bits(value: Any) -> Any:
-    return tirx.reinterpret("int32", value)
+    return tirx.reinterpret(_wide("int32", _lanes(value)), value)
 
 
 def _float(bits: Any) -> Any:
-    return tirx.reinterpret("float32", bits)
+    return tirx.reinterpret(_wide("float32", _lanes(bits)), bits)
+
+
+def _select(condition: Any, yes: Any, no: Any) -> Any:
+    lanes = _lanes(condition)
+    return tirx.Select(condition, *(x if _lanes(x) == lanes else tirx.Broadcast(x, lanes) for x in (yes, no)))
 
 
 def _clamp(x: Any, low: float, high: float) -> Any:
     """Limit x; NaN stays NaN (``min`` and ``max`` lose it)."""
-    above = tirx.Select(x < _f32(low), _f32(low), x)
-    return tirx.Select(x > _f32(high), _f32(high), above)
+    above = _select(x < _f32(low), _f32(low), x)
+    return _select(x > _f32(high), _f32(high), above)
 
 
 def _polynomial(x: Any, coefficients: Sequence[float]) -> Any:
@@ -87,7 +105,7 @@ def _exp(x: Any, name: Name) -> Any:
     """
     limited = name(_clamp(x, -126 * _LN2[0], 89.0))
     n = name(_bits(limited * _f32(_LOG2_E) + _f32(_MAGIC)) - _i32(_MAGIC_BITS))
-    whole = name(tirx.Cast("float32", n))
+    whole = name(_cast("float32", n))
     r = name(limited - whole * _f32(_LN2[0]) - whole * _f32(_LN2[1]))
     fraction = _polynomial(r, [2 * c for c in _EXP]) * (r * r) + (r + r) + _f32(2.0)
     scale = _float(tirx.shift_left(n + _i32(126), _i32(23)))
@@ -116,16 +134,16 @@ def _erf(x: Any, name: Name) -> Any:
 def _log(x: Any, name: Name) -> Any:
     """E ln 2 + log(1 + m) with x = 2^e (1 + m), m between sqrt(1/2) - 1 and sqrt(2) - 1."""
     tiny = x < _f32(_SMALLEST)
-    bits = name(_bits(tirx.Select(tiny, x * _f32(2.0**23), x)))
+    bits = name(_bits(_select(tiny, x * _f32(2.0**23), x)))
     e = name(tirx.shift_right(bits - _i32(0x3F3504F3), _i32(23)))
     m = name(_float(bits - tirx.shift_left(e, _i32(23))) - _f32(1.0))
-    whole = name(tirx.Cast("float32", e - tirx.Select(tiny, _i32(23), _i32(0))))
+    whole = name(_cast("float32", e - _select(tiny, _i32(23), _i32(0))))
     square = name(m * m)
     rest = _polynomial(m, _LOG) * m * square + whole * _f32(_LN2[1]) - square * _f32(0.5)
     value = name(m + rest + whole * _f32(_LN2[0]))
-    finite = tirx.Select(x <= _f32(_LARGEST), value, x)
-    low = tirx.Select(x < _f32(0.0), _f32(_NAN), _f32(-_INFINITY))
-    return tirx.Select(x <= _f32(0.0), low, finite)
+    finite = _select(x <= _f32(_LARGEST), value, x)
+    low = _select(x < _f32(0.0), _f32(_NAN), _f32(-_INFINITY))
+    return _select(x <= _f32(0.0), low, finite)
 
 
 #: Operator to its definition; all are of one argument.
@@ -140,6 +158,7 @@ _DEFINITIONS: dict[str, Callable[[Any, Name], Any]] = {
 
 def _power(base: Any, exponent: Any, name: Name) -> Any | None:
     """Products (and a root) for the constant exponents that models have; None for all others."""
+    exponent = exponent.value if isinstance(exponent, tirx.Broadcast) else exponent
     if not isinstance(exponent, (tirx.FloatImm, tirx.IntImm)):
         return None
     base = name(base)
@@ -162,15 +181,16 @@ def is_expensive(expr: Any) -> bool:
 
 def _replace(call: Any, name: Name) -> Any:
     """Return the expression for a call, or the call."""
-    operator, dtype = operator_of(call), str(call.ty.dtype)
-    if (operator not in _DEFINITIONS and operator != "tirx.pow") or dtype not in (*_NARROW, "float32"):
+    operator, lanes = operator_of(call), _lanes(call)
+    dtype = str(call.ty.dtype).split("x", maxsplit=1)[0]
+    if (operator not in _DEFINITIONS and operator != "tirx.pow") or dtype not in (*_NARROW, "float32") or lanes < 1:
         return call
     if operator == "tirx.pow":
         value = _power(call.args[0], call.args[1], name) if dtype == "float32" else None
         return call if value is None else name(value)
-    x = call.args[0] if dtype == "float32" else tirx.Cast("float32", call.args[0])
+    x = call.args[0] if dtype == "float32" else _cast("float32", call.args[0])
     value = name(_DEFINITIONS[operator](name(x), name))
-    return value if dtype == "float32" else tirx.Cast(dtype, value)
+    return value if dtype == "float32" else _cast(dtype, value)
 
 
 def has_conditions(stmt: Any) -> bool:
@@ -204,14 +224,14 @@ def replace_math(func: tirx.PrimFunc) -> tirx.PrimFunc:
     Parameters
     ----------
     func : tvm.tirx.PrimFunc
-        Scheduled: the names that values get are statements, which the schedule primitives do not take in a block
-        that is to be inlined.
+        Lowered as far as to vectors: TVM's simplifier, which comes before, would put a named value in every place that
+        uses it, and the size of a chain of functions would grow with each link as a power.
 
     Returns
     -------
     tvm.tirx.PrimFunc
         The same function, where a call of ``exp``, ``log``, ``tanh``, ``erf``, ``sigmoid`` or a power with a small
-        constant exponent became arithmetic that the vectorizer takes. Stores with an ``if_then_else`` stay: what its
+        constant exponent, of a scalar or a vector, became arithmetic. Stores with an ``if_then_else`` stay: what its
         branches load may only be loaded there, and where the condition differs from lane to lane, TVM takes the store
         apart, but not the statements before it.
     """
