@@ -14,8 +14,8 @@ from tvm import relax
 
 from qimeng_tvm.errors import QimengError, UsageError
 from qimeng_tvm.hardware import Hardware, measured, target_of
-from qimeng_tvm.relax.buckets import Buckets, bucket_sizes, specialize
 from qimeng_tvm.intrin import families_for
+from qimeng_tvm.relax.buckets import Buckets, bucket_sizes, specialize
 from qimeng_tvm.relax.linking import link_functions
 from qimeng_tvm.relax.prepare import legalize_and_fuse
 from qimeng_tvm.relax.report import PipelineReport
@@ -68,6 +68,7 @@ class Pipeline:
         seed: int = 0,
         say: Say = lambda _: None,
         dtype: str = "f32",
+        buckets: Buckets | None = None,
     ) -> None:
         if trials < 0:
             raise UsageError(f"{trials} trials asked for; 0 or more are needed")
@@ -96,7 +97,8 @@ class Pipeline:
         self._seconds = {}
         target = target_of(hardware, threads)
         with self._timed("legalize and fuse"):
-            fused = legalize_and_fuse(module, target, self.dtype)
+            bucketed = specialize(module, bucket_sizes(module, self.buckets))
+            fused = legalize_and_fuse(bucketed, target, self.dtype)
         if self.trials:
             with self._timed("tune"):
                 self._tune(fused, hardware, threads)

@@ -169,7 +169,7 @@ def test_onnx_in_memory_with_a_flexible_size(tmp_path):
     np.testing.assert_array_equal(fixed(x), x)
     np.testing.assert_array_equal(flexible(x[:3]), x[:3])
     assert fixed.report.tensorized == 1.0
-    assert [f.why for f in flexible.report.functions] == ["symbolic shapes"]
+    assert any(f.why == "symbolic shapes" for f in flexible.report.functions)
     with pytest.raises(UsageError, match="float32 3x16 given"):
         fixed(x[:3])
     with pytest.raises(UsageError, match="has sizes that are not fixed"):
