@@ -12,6 +12,7 @@ from qimeng_tvm.request import parse
 ALL = 1 << 30
 PACK = "qimeng_tvm.tensorize_intrins.generic.pack"
 BLOCKING, GEMM, LOWERING = "qimeng_tvm.schedule.blocking", "qimeng_tvm.schedules.cpu.gemm", "qimeng_tvm.operators"
+PREPARE, TRANSPOSES = "qimeng_tvm.relax.prepare", "qimeng_tvm.relax.transposes"
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,11 @@ def _rule(
     return Mutation(f"rule-{name}", breaks, "rule", original.dtype, frozenset(expects), apply)
 
 
-def _lowering(name: str, breaks: str, line: str, *edits: Edit) -> Mutation:
+def _lowering(name: str, breaks: str, line: str, *edits: Edit, passes: str = "") -> Mutation:
+    sources = {passes: edits, PREPARE: (), LOWERING: ()} if passes else {LOWERING: edits}
+
     def apply(bench: Bench) -> Verdict:
-        return bench.lowered(line, {LOWERING: edits})
+        return bench.lowered(line, sources)
 
     return Mutation(f"lower-{name}", breaks, "rule", "f32", frozenset({"wrong"}), apply)
 
@@ -197,8 +200,8 @@ PACKING_MUTATIONS = [
 # that TVM does not see through, and before the schedule begins.
 RULE_MUTATIONS = [
     _rule("unroll-remainder", "k steps that the unrolling does not divide are dropped", BYTES, {BLOCKING: [("while steps % wanted:", "while steps < wanted:")], GEMM: []}),
-    _lowering("b-layout-ignored", "B is indexed as if it were not transposed", "f32 gemm 24x24x24 NT", ("read(b, axes, (k, j), transposed_b)", "read(b, axes, (k, j), False)")),
-    _lowering("a-layout-ignored", "A is indexed as if it were not transposed", "f32 gemm 24x24x24 TN", ("read(a, axes, (i, k), transposed_a)", "read(a, axes, (i, k), False)")),
+    _lowering("b-layout-ignored", "B is indexed as if it were not transposed", "f32 gemm 24x24x24 NT", ("read(b, b_axes, at, (k, j))", "read(b, range(len(b_axes)), at, (k, j))"), passes=TRANSPOSES),
+    _lowering("a-layout-ignored", "A is indexed as if it were not transposed", "f32 gemm 24x24x24 TN", ("read(a, a_axes, at, (i, k))", "read(a, range(len(a_axes)), at, (i, k))"), passes=TRANSPOSES),
     _lowering("epilogue-reversed", "the epilogue is applied in reverse", "f32 gemm 24x24x24 bias then relu", ("for name in request.epilogue:", "for name in reversed(request.epilogue):")),
     _lowering("abs-for-relu", "the absolute value for ReLU", "f32 gemm 24x24x24 relu", ("relax.op.nn.relu(value)", "relax.op.abs(value)")),
     _lowering("bias-twice", "bias is added twice", "f32 gemm 24x24x24 bias", ("relax.op.add(value, bias)", "relax.op.add(relax.op.add(value, bias), bias)")),
