@@ -1,3 +1,4 @@
+# author: hand
 """Convolutions on CPUs as implicit matrix products: no matrix of patches is made.
 
 A tile of pixels of one row by a panel of filters stays in registers over all taps of the window; each tap is a call of

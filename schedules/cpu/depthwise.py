@@ -1,3 +1,4 @@
+# author: hand
 """Depthwise convolutions on CPUs: register tiles of the output slide over the image, channels in the lanes.
 
 A tile of rows x columns of the output, some vectors of channels deep, stays in registers over all taps of its window,

@@ -1,3 +1,4 @@
+# author: hand
 """Poolings on CPUs: windows without weights, in the loops of the depthwise convolution.
 
 The largest or the sum of each window is found in registers, channels in the lanes; dividing by the number of pixels is
