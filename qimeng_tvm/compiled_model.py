@@ -159,6 +159,7 @@ def compile(
     database: str | os.PathLike[str] | None = None,
     hardware: Hardware | None = None,
     params: Mapping[str, Any] | None = None,
+    dtype: str = "f32",
     say: Say = lambda _: None,
 ) -> CompiledModel:
     """Compile a model for this machine.
@@ -182,6 +183,9 @@ def compile(
     params : mapping, optional
         Weights of a Relax module that has them as parameters: arrays by name, or as ``relax.frontend.detach_params``
         returns them.
+    dtype : str
+        ``f32``, or ``bf16``: products and convolutions of float32 then take operands rounded to bfloat16. Quantized
+        ONNX models are computed on integers in any case.
     say : callable
         Told of every stage.
 
@@ -196,7 +200,7 @@ def compile(
     """
     machine = hardware if hardware is not None else measured(Hardware.host())
     count = checked_threads(machine.cores if threads is None else threads, machine)
-    passes = Pipeline(machine, database, trials, count, say=say)
+    passes = Pipeline(machine, database, trials, count, say=say, dtype=dtype)
     say("read the model")
     module = module_of(model, inputs)
     if params:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from qimeng_tvm.commands.model_options import Database, Inputs, Model, Threads, model_and_passes, unserved, why
+from qimeng_tvm.commands.model_options import (
+    Database,
+    Dtype,
+    Inputs,
+    Model,
+    Threads,
+    model_and_passes,
+    unserved,
+    why,
+)
 from qimeng_tvm.commands.telling import teller
 from qimeng_tvm.errors import UsageError
 
@@ -28,6 +37,7 @@ def compile_file(
     threads: Threads = None,
     database: Database = None,
     inputs: Inputs = None,
+    dtype: Dtype = "f32",
     report: Annotated[Path | None, typer.Option(help="Write what became of every function here, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -39,7 +49,7 @@ def compile_file(
 
     check_library(out)
     _, say = teller()
-    module, passes = model_and_passes(model, inputs, threads, database, trials, say)
+    module, passes = model_and_passes(model, inputs, threads, database, trials, say, dtype)
     compiled = compile_module(module, passes)
     written = compiled.export(out)
     if report is not None:

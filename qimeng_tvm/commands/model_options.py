@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model's file: *.onnx, *.pt2 or *.json.")]
 Threads = Annotated[int | None, typer.Option(help="Cores that the code may use (default: all).")]
+Dtype = Annotated[str, typer.Option(help="f32, or bf16: products and convolutions of bfloat16 operands.")]
 Database = Annotated[Path | None, typer.Option(help="Folder of the tuning records.")]
 Inputs = Annotated[
     list[str] | None,
@@ -34,6 +35,7 @@ def model_and_passes(
     database: Path | None,
     trials: int,
     say: Callable[[str], None],
+    dtype: str = "f32",
 ) -> tuple[IRModule, Pipeline]:
     """Read a model's file, and return it with the pipeline that compiles it for this machine."""
     from qimeng_tvm.api import checked_threads
@@ -49,7 +51,7 @@ def model_and_passes(
         raise UsageError(f"{trials} trials asked for; 0 or more are needed")
     say(f"read {path}")
     module = fix_shapes(read_model(path), shapes)
-    return module, Pipeline(measured(host), database, trials, count, say=say)
+    return module, Pipeline(measured(host), database, trials, count, say=say, dtype=dtype)
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

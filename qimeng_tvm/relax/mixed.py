@@ -14,7 +14,7 @@ from tvm import relax
 from tvm.relax.expr_functor import mutator
 
 from qimeng_tvm.relax.constants import value_of
-from qimeng_tvm.relax.rewriting import Rewriter, is_constant, rewriting_pass, shape_of
+from qimeng_tvm.relax.rewriting import Rewriter, rewriting_pass, shape_of
 
 _WIDE, _NARROW = "float32", "bfloat16"
 #: Operators that only move elements; a cast is the same before and behind them.
@@ -89,7 +89,7 @@ class _Narrow(Rewriter):
     def _source(self, operand: relax.Expr) -> relax.Expr:
         """Return what an operand is, but for its order and shape."""
         while isinstance(operand, relax.Var):
-            value = self._values.get(operand)
+            value: Any = self._values.get(operand)
             if not self._is_moved(value):
                 break
             operand = value.args[0]
@@ -134,9 +134,10 @@ class _Narrow(Rewriter):
 
     def _narrowed(self, operand: relax.Expr) -> relax.Expr:
         """Return an operand as bfloat16; the same one each time."""
-        value = self._values.get(operand) if isinstance(operand, relax.Var) else operand
-        if is_constant(value):
-            return relax.const(value_of(value).astype(_NARROW))
+        value: Any = self._values.get(operand) if isinstance(operand, relax.Var) else operand
+        constant = value_of(value) if value is not None else None
+        if constant is not None:
+            return relax.const(constant.astype(_NARROW))
         if operand not in self._narrow:
             if self._is_moved(value):
                 new = relax.Call(value.op, [self._narrowed(value.args[0]), *value.args[1:]], value.attrs)

@@ -104,13 +104,14 @@ class Pipeline:
                 self._tune(fused, hardware, threads)
         with self._timed("schedule"), target:
             scheduled, functions = schedule_module(fused, hardware, threads, self.records())
+        # Now, not at the end: where a later stage is refused, it tells what was to be built.
+        self.report = PipelineReport(functions, threads, hardware.name, self._seconds)
         with self._timed("pack weights"), target:
             packed = pack_weights()(scheduled)
         with self._timed("plan memory"), target:
             planned = relax.get_pipeline("default")(packed)
         with self._timed("compile"):
             linked = link_functions(planned, target)
-        self.report = PipelineReport(functions, threads, hardware.name, dict(self._seconds))
         return linked
 
     def machine(self) -> Hardware:

@@ -43,16 +43,26 @@ def simplifying() -> list[tvm.transform.Pass]:
 
 
 def decompose_for_inference() -> tvm.transform.Pass:
-    """Return TVM's pass, which writes float32 into batch norms of float64 and then refuses them: such a module stays."""
+    """Return TVM's pass for modules that it can take: it writes float32 into batch norms of any type."""
 
     @tvm.transform.module_pass(opt_level=0, name="qimeng.DecomposeForInference")  # type: ignore[untyped-decorator]
     def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        try:
-            return relax.transform.DecomposeOpsForInference()(mod)
-        except TypeError:
-            return mod
+        return mod if _has_wide_batch_norm(mod) else relax.transform.DecomposeOpsForInference()(mod)
 
     return run
+
+
+def _has_wide_batch_norm(mod: tvm.IRModule) -> bool:
+    found: list[str] = []
+
+    def visit(expr: relax.Expr) -> None:
+        if isinstance(expr, relax.Call) and str(getattr(expr.op, "name", "")) == "relax.nn.batch_norm":
+            found.append(str(expr.args[0].ty.dtype))
+
+    for function in mod.functions.values():
+        if isinstance(function, relax.Function):
+            relax.analysis.post_order_visit(function, visit)
+    return any(dtype != "float32" for dtype in found)
 
 
 def rewriting(dtype: str = "f32") -> list[tvm.transform.Pass]:

@@ -74,10 +74,11 @@ class _Reader(Rewriter):
 
     def constant(self, call: relax.Call) -> tuple[Array, Array] | None:
         """Return a dequantized constant as integers without a zero point, and their scales, each as large."""
-        values = [value_of(self.bound(x)) for x in call.args[:3]]
-        if any(x is None for x in values) or values[0].dtype.kind not in "iu" or str(call.ty.dtype) != "float32":
+        data, scale, zero = (value_of(self.bound(x)) for x in call.args[:3])
+        if data is None or scale is None or zero is None:
             return None
-        data, scale, zero = values
+        if data.dtype.kind not in "iu" or str(call.ty.dtype) != "float32":
+            return None
         axis = int(call.attrs.axis)
         scale, zero = (_along(x, axis, data.ndim) for x in (scale, zero))
         return data.astype("int64") - zero.astype("int64"), np.broadcast_to(scale, data.shape)
@@ -218,7 +219,8 @@ def _seen(call: relax.Call, taps: Array) -> Array:
     """
     attrs = call.attrs
     if not any(int(p) for p in attrs.padding):
-        return taps.sum((0, 1))[None, None]
+        whole: Array = taps.sum((0, 1))
+        return whole[None, None]
     inside = []
     for n, axis in enumerate("HW"):
         extent = (shape_of(call.args[0]) or ())[str(attrs.data_layout).index(axis)]
@@ -226,7 +228,8 @@ def _seen(call: relax.Call, taps: Array) -> Array:
         begin = np.arange(pixels) * int(attrs.strides[n]) - int(attrs.padding[n])
         at = begin + np.arange(taps.shape[n])[:, None] * int(attrs.dilation[n])
         inside.append(((at >= 0) & (at < extent)).astype("int64"))
-    return np.einsum("ry,sx,rso->yxo", *inside, taps, optimize=True)
+    seen: Array = np.einsum("ry,sx,rso->yxo", *inside, taps, optimize=True)
+    return seen
 
 
 @mutator
@@ -267,8 +270,9 @@ class _SpellOut(_Reader):
         # Limits first: what is rounded by the sum must be small. They also keep the sum apart from a convolution's.
         value = emit(op.maximum(value, _number(limits.min - zero)))
         value = emit(op.minimum(value, _number(limits.max - zero)))
+        # Two sums: TVM takes ``x + c - c`` for x.
         value = emit(op.add(value, _number(_MAGIC)))
-        value = emit(op.subtract(value, _number(_MAGIC - zero)))
+        value = emit(op.add(value, _number(zero - _MAGIC)))
         return op.astype(value, dtype)
 
 

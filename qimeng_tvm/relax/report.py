@@ -29,9 +29,9 @@ class FunctionReport:
     source : str
         ``record``, ``default`` or ``fallback``.
     why : str
-        Why it fell back, or why a record was not used.
+        Why it fell back, why a record was not used, or why it is computed by tiles of rows.
     flops : int
-        Of one call; multiply-adds counted as two.
+        Of one call; multiply-adds counted as two, extents that are not known as one.
     contraction : bool
         Whether it multiplies and sums: what an instruction of the machine's could do.
     tensorized : bool

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tvm
 from tvm import relax, s_tir, tirx
 
+from qimeng_tvm.errors import ScheduleError
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.intrin import names_in
 from qimeng_tvm.relax.functions import calls_of, served
@@ -17,6 +18,7 @@ from qimeng_tvm.schedule import fallback
 from qimeng_tvm.schedule.analysis import multiplies, root_blocks
 from qimeng_tvm.schedule.apply import REFUSALS, Task, build_schedule
 from qimeng_tvm.schedule.contract import Value
+from qimeng_tvm.schedule.row_tiles import independent_rows, schedule_rows
 from qimeng_tvm.search.records import RecordDatabase, rule_id, workload_key
 
 #: What carries a function through Relax's passes, and a schedule drops.
@@ -33,6 +35,8 @@ class Scheduled:
     why: str
     values: Mapping[str, Value]
     intrins: tuple[str, ...]
+    #: Whether the task is that of a tile of rows, of which there are as many as it turns out.
+    tiled: bool = False
 
 
 def schedule_module(
@@ -94,6 +98,9 @@ def schedule_function(
     """Schedule one function by its record, else by the decisions of a rule that serves it, else plainly."""
     task, why = served(func, hardware, threads)
     if task is None:
+        tiled = _schedule_tiles(func, hardware, threads, records)
+        if tiled is not None:
+            return replace(tiled, why=why)
         return Scheduled(fallback.schedule(func, threads), None, FALLBACK, why, {}, ())
     record = records.best(task, verified_only=False) if records is not None else None
     attempts = [(RECORD, dict(record.decisions))] if record is not None else []
@@ -108,16 +115,40 @@ def schedule_function(
     return Scheduled(fallback.schedule(func, threads), task, FALLBACK, why, {}, ())
 
 
+def _schedule_tiles(
+    func: tirx.PrimFunc, hardware: Hardware, threads: int, records: RecordDatabase | None
+) -> Scheduled | None:
+    """Schedule a function of an unknown number of rows by tiles of rows that a rule serves; None if it cannot be.
+
+    What computes element by element is shared out as a whole by its plain schedule, which is as fast.
+    """
+    tiles: list[Scheduled] = []
+
+    def serve(tile: tirx.PrimFunc) -> tirx.PrimFunc:
+        found = schedule_function(tile, hardware, threads, records)
+        if found.task is None or found.source == FALLBACK or found.task.info.kind == "elementwise":
+            raise ScheduleError("no rule serves a tile")
+        tiles.append(found)
+        return found.func
+
+    try:
+        rows = independent_rows(func)
+        tiled = schedule_rows(func, rows, serve) if rows is not None else None
+    except REFUSALS:
+        return None
+    return replace(tiles[0], func=tiled, tiled=True) if tiled is not None else None
+
+
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__
 
 
-def _report(
-    name: str, calls: int, callers: tuple[str, ...], func: tirx.PrimFunc, found: Scheduled
-) -> FunctionReport:
+def _report(name: str, calls: int, callers: tuple[str, ...], func: tirx.PrimFunc, found: Scheduled) -> FunctionReport:
     task = found.task
-    flops, contraction = (task.info.flops, task.info.contraction) if task is not None else contraction_flops(func)
+    flops, contraction = (
+        (task.info.flops, task.info.contraction) if task is not None and not found.tiled else contraction_flops(func)
+    )
     return FunctionReport(
         name=name,
         calls=calls,
