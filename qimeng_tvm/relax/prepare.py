@@ -7,6 +7,7 @@ from tvm import relax
 
 from qimeng_tvm.relax.attention import decompose_attention
 from qimeng_tvm.relax.canonical import order_operands
+from qimeng_tvm.relax.clips import lift_clips
 from qimeng_tvm.relax.flatten import flatten
 from qimeng_tvm.relax.fold_scale import fold_scale
 from qimeng_tvm.relax.layout import channels_last
@@ -68,6 +69,7 @@ def _has_wide_batch_norm(mod: tvm.IRModule) -> bool:
 def rewriting(dtype: str = "f32") -> list[tvm.transform.Pass]:
     """Operators in the one form that rules read."""
     return [
+        lift_clips(),
         *integer_contractions(),
         *channels_last(),
         fold_scale(),
