@@ -15,6 +15,7 @@ from qimeng_tvm.compiler import export_library
 from qimeng_tvm.errors import ModelError, QimengError, UsageError, last_line
 from qimeng_tvm.hardware import Hardware, configure_threads, measured, target_of, threads_in_force
 from qimeng_tvm.hardware.tables import CODEGEN_FEATURES
+from qimeng_tvm.relax.buckets import Buckets
 from qimeng_tvm.relax.pipeline import Pipeline
 from qimeng_tvm.relax.profile import RUNS, ModelTime, random_inputs, time_model
 from qimeng_tvm.relax.report import PipelineReport
@@ -160,6 +161,7 @@ def compile(
     hardware: Hardware | None = None,
     params: Mapping[str, Any] | None = None,
     dtype: str = "f32",
+    buckets: Buckets | None = None,
     say: Say = lambda _: None,
 ) -> CompiledModel:
     """Compile a model for this machine.
@@ -186,6 +188,8 @@ def compile(
     dtype : str
         ``f32``, or ``bf16``: products and convolutions of float32 then take operands rounded to bfloat16. Quantized
         ONNX models are computed on integers in any case.
+    buckets : mapping, optional
+        Sizes of flexible dimensions, by name, that get code of their own; by default a few of one such dimension.
     say : callable
         Told of every stage.
 
@@ -200,7 +204,7 @@ def compile(
     """
     machine = hardware if hardware is not None else measured(Hardware.host())
     count = checked_threads(machine.cores if threads is None else threads, machine)
-    passes = Pipeline(machine, database, trials, count, say=say, dtype=dtype)
+    passes = Pipeline(machine, database, trials, count, say=say, dtype=dtype, buckets=buckets)
     say("read the model")
     module = module_of(model, inputs)
     if params:

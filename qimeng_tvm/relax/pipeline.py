@@ -51,6 +51,9 @@ class Pipeline:
         Told of every stage.
     dtype : str
         ``f32``, or ``bf16``: products and convolutions of float32 then take operands rounded to bfloat16.
+    buckets : mapping of str to sequence of int, optional
+        Sizes of symbolic dimensions that get functions of their own, chosen at run time; by default up to four of a
+        single such dimension, and the general function for all others.
 
     Attributes
     ----------
