@@ -10,6 +10,8 @@ from typing import Any
 
 #: Trials whose shares are told in the ablation's table.
 AT = "16"
+#: Less than any share that was measured.
+_NOTHING = 1e-3
 
 
 def means(summary: dict[str, dict[str, float]]) -> str:
@@ -116,7 +118,9 @@ def verdicts(found: list[dict[str, Any]]) -> str:
 def ablation(data: dict[str, Any]) -> str:
     """One row a strategy less a part: share, spread, and the whole strategy over it; empty without such runs."""
     pairs = {(v["first"], v["second"]): v for v in data["verdicts"] if v["trials"] == v["second_trials"]}
-    rows = [name for name in data["summary"] if "-" in name]
+    # Of what longer runs ended with, nothing is known of the time before.
+    known = {name for name, row in data["summary"].items() if (row.get(f"share@{AT}") or 0) > _NOTHING}
+    rows = [name for name in data["summary"] if "-" in name and {name, name.split("-")[0]} <= known]
     if not rows:
         return ""
     names = list(dict.fromkeys(part for name in rows for part in (name.split("-")[0], name)))

@@ -311,3 +311,16 @@ def test_what_runs_ended_with_is_told_at_its_end_alone(tmp_path):
     result.write_text(json.dumps({**Report.of(runs).to_json(), "settled": report.to_json()}))
     done = subprocess.run([sys.executable, TABLES, result], capture_output=True, text=True, check=True)
     assert "| `random` | 0.500 (0.000) | 0.500 |" in done.stdout
+
+
+def test_ends_of_longer_runs_are_compared_as_ends():
+    def ended(system, trials, speed, seed):
+        return Curve("f32 GEMM 64x64x64", system, seed, trials, ((trials, 1.0, speed),), "here")
+
+    long = [ended(name, 64, speed, seed) for name, speed in (("mcts", 100.0), ("random", 80.0)) for seed in range(5)]
+    short = [ended("mcts-model", 16, 50.0, seed) for seed in range(5)]
+    found = {(v.first, v.second): v for v in Report.of([*long, *short]).verdicts}
+    told = found["mcts", "random"]
+    assert (told.trials, told.second_trials, round(told.ratio, 3)) == (64, 64, 1.25)
+    part = found["mcts", "mcts-model"]
+    assert (part.trials, part.second_trials, round(part.ratio, 3)) == (64, 16, 2.0)
