@@ -100,7 +100,7 @@ def tune_model(
     strategy : str, optional
         A key of :data:`qimeng_tvm.search.choose.STRATEGIES`.
     threads : int, optional
-        Cores; 1 by default.
+        Cores; all of the machine by default, as when a model is compiled.
     seed : int
         Of the search.
     database : path, optional
@@ -127,7 +127,7 @@ def tune_model(
     chosen = strategy or DEFAULT
     strategy_of(chosen)  # a wrong name is told before anything is read or measured
     host = Hardware.host()
-    count = checked_threads(threads or 1, host)
+    count = checked_threads(host.cores if threads is None else threads, host)
     name = "the model"
     if isinstance(model, (str, os.PathLike)):
         name = str(model)

@@ -32,7 +32,9 @@ def tune(
     time_limit: Annotated[
         float | None, typer.Option("--time-limit", help="Start no trial after so many seconds.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Cores to use (default 1).")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Cores to use (default: 1 for a line, all of them for a model).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the tuning records.")] = None,
     llm: Annotated[

@@ -142,6 +142,12 @@ def block_name(sch: s_tir.Schedule, block: SBlockRV) -> str:
     return str(sch.get(block).name_hint)
 
 
+def block_names(func: tirx.PrimFunc) -> list[str]:
+    """Names of a function's blocks, in program order."""
+    sch = s_tir.Schedule(func)
+    return [block_name(sch, b) for b in root_blocks(sch)]
+
+
 def is_reduction(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     """Tell whether any loop of the block is a reduction."""
     return any(v.iter_type == _REDUCE for v in sch.get(block).iter_vars)
@@ -230,7 +236,7 @@ def describe(sch: s_tir.Schedule, anchor: SBlockRV, func: tirx.PrimFunc, threads
     threads : int
         Cores the operator may use.
     """
-    before = [block_name(own, b) for own in [s_tir.Schedule(func)] for b in root_blocks(own)]
+    before = block_names(func)
     parts = contraction_of(sch.get(anchor))
     assert parts is not None  # normalize() has looked
     name = block_name(sch, anchor)

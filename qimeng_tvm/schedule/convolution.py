@@ -8,7 +8,14 @@ from typing import Any
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
-from qimeng_tvm.schedule.analysis import block_name, blocks_behind, is_layout_free, is_reduction, root_blocks
+from qimeng_tvm.schedule.analysis import (
+    block_name,
+    block_names,
+    blocks_behind,
+    is_layout_free,
+    is_reduction,
+    root_blocks,
+)
 from qimeng_tvm.schedule.contract import BlockInfo, Window
 
 #: Annotation of the anchor: extents of the true convolution, in the order of :func:`told_window`.
@@ -84,7 +91,7 @@ def describe(sch: s_tir.Schedule, anchor: SBlockRV, func: tirx.PrimFunc, threads
     threads : int
         Cores the operator may use.
     """
-    before = [block_name(own, b) for own in [s_tir.Schedule(func)] for b in root_blocks(own)]
+    before = block_names(func)
     name = block_name(sch, anchor)
     at = before.index(name)
     block, blocks = sch.get(anchor), around(sch, anchor)

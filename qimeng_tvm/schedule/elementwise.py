@@ -15,7 +15,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm_ffi import structural_walk
 
 from qimeng_tvm.hardware.model import Hardware
-from qimeng_tvm.schedule.analysis import block_name, root_blocks
+from qimeng_tvm.schedule.analysis import block_name, block_names, root_blocks
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Values
 from qimeng_tvm.schedule.packing import peel
 from qimeng_tvm.schedule.vector_math import has_conditions, is_expensive
@@ -93,7 +93,7 @@ def describe(sch: Schedule, anchor: SBlockRV, func: tirx.PrimFunc, threads: int)
     sizes = [math.prod(int(v.dom.extent) for v in block.iter_vars) for block in blocks]
     if 0 in sizes:
         return None
-    before = [block_name(own, b) for own in [Schedule(func)] for b in root_blocks(own)]
+    before = block_names(func)
     block = sch.get(anchor)
     reads = [str(load.source.dtype) for load in loads_of(block.body.value)]
     out = str(block.body.buffer.dtype)

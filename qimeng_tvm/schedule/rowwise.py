@@ -17,7 +17,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.schedule import elementwise
-from qimeng_tvm.schedule.analysis import block_name, is_reduction, root_blocks
+from qimeng_tvm.schedule.analysis import block_name, block_names, is_reduction, root_blocks
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Values
 from qimeng_tvm.schedule.elementwise import fuse_joined, is_injective, loads_of, realize_of, uses, vectorize
 from qimeng_tvm.schedule.packing import peel
@@ -185,7 +185,7 @@ def describe(sch: Schedule, anchor: SBlockRV, func: tirx.PrimFunc, threads: int)
     threads : int
         Cores the operator may use.
     """
-    before = [block_name(own, b) for own in [Schedule(func)] for b in root_blocks(own)]
+    before = block_names(func)
     reductions = [sch.get(b) for b in root_blocks(sch) if is_reduction(sch, b)]
     first = reductions[0]
     kept = [int(v.dom.extent) for v in first.iter_vars if v.iter_type != _REDUCE]

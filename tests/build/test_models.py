@@ -198,6 +198,7 @@ def test_a_model_finds_the_records_of_a_line_and_tunes_the_rest(tmp_path):
     found = tune_model(
         onnx_file(tmp_path / "mlp.onnx"),
         trials=6,
+        threads=1,
         database=tmp_path,
         say=said.append,
         bar=lambda *now: told.append(now),
@@ -208,7 +209,7 @@ def test_a_model_finds_the_records_of_a_line_and_tunes_the_rest(tmp_path):
     assert second.seconds <= 2 * line.record.seconds_min * 1.001
     assert sum(f.share for f in found.functions) == pytest.approx(1.0) and (first.calls, second.calls) == (1, 2)
     assert any("operators 3, functions without a rule 0" in text for text in said)
-    again = tune_model(tmp_path / "mlp.onnx", trials=6, database=tmp_path)
+    again = tune_model(tmp_path / "mlp.onnx", trials=6, threads=1, database=tmp_path)
     assert again.tuning.measured == 0 and [f.result.values for f in again.functions] == [
         f.result.values for f in found.functions
     ]
