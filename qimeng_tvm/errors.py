@@ -71,7 +71,13 @@ class GenerateError(QimengError):
     """Nothing that the model wrote passed the checks."""
 
 
-def last_line(error: BaseException) -> str:
-    """Return the last line of an error that says something: TVM's begin with a stack."""
+def last_words(error: BaseException) -> str:
+    """Return the last line of an error that says something, its kind when none does: TVM's begin with a stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:300]}" if lines else type(error).__name__
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+def last_line(error: BaseException) -> str:
+    """Return the kind of an error and its last words."""
+    kind, words = type(error).__name__, last_words(error)
+    return f"{kind}: {words}" if str(error).strip() else kind

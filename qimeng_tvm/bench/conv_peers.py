@@ -11,8 +11,7 @@ from qimeng_tvm.bench.conv_data import ConvInputs, load_inputs, load_reference
 from qimeng_tvm.bench.conv_suite import ConvCase
 from qimeng_tvm.bench.data import Reference
 from qimeng_tvm.bench.peers import torchlib
-from qimeng_tvm.bench.systems import Offer, Peer, Variant
-from qimeng_tvm.errors import UsageError
+from qimeng_tvm.bench.systems import Offer, Peer, Variant, named
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,5 @@ def conv_peers(names: Iterable[str] | None = None) -> tuple[ConvPeer, ...]:
     UsageError
         If there is none of a name.
     """
-    peers: dict[str, ConvPeer] = {p.name: p for p in (OneDnnPlain(), OneDnnBlocked())}
-    wanted = list(peers) if names is None else list(names)
-    for name in wanted:
-        if name not in peers:
-            raise UsageError(f"unknown peer {name!r}; choose from {', '.join(peers)}")
-    return tuple(peers[name] for name in wanted)
+    peers: tuple[ConvPeer, ...] = (OneDnnPlain(), OneDnnBlocked())
+    return peers if names is None else named(peers, names)

@@ -150,6 +150,17 @@ class BenchResult:
     rows: tuple[Row, ...]
     ours: str = "qimeng"
 
+    def systems(self) -> list[str]:
+        """Return ours first, then the others in the order of the rows."""
+        return sorted(dict.fromkeys(row.system for row in self.rows), key=lambda name: name != self.ours)
+
+    def groups(self) -> dict[tuple[str, str, int], dict[str, Row]]:
+        """Return the rows that were timed in turns: of each case, dtype and thread count, by system."""
+        found: dict[tuple[str, str, int], dict[str, Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.group, {})[row.system] = row
+        return found
+
     def duels(self) -> list[Duel]:
         """See :func:`duels`."""
         return duels(self.rows, self.ours)

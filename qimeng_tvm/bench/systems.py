@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from qimeng_tvm.bench.data import Inputs
 from qimeng_tvm.errors import QimengError, UsageError
@@ -132,6 +132,9 @@ def variants(offer: Offer) -> tuple[Variant, ...] | Refusal:
     return tuple(offer) or Refusal("offered nothing")
 
 
+AnyPeer = TypeVar("AnyPeer", bound=Peer)
+
+
 def default_peers(names: Iterable[str] | None = None, trials: int = 0) -> tuple[Peer, ...]:
     """Return the shipped peers.
 
@@ -154,7 +157,18 @@ def default_peers(names: Iterable[str] | None = None, trials: int = 0) -> tuple[
     tuned = TvmMetaSchedule(trials=trials or 32)
     if names is None:
         return (*peers, tuned) if trials > 0 else peers
-    known = {p.name: p for p in (*peers, tuned)}
+    return named((*peers, tuned), names)
+
+
+def named(peers: Iterable[AnyPeer], names: Iterable[str]) -> tuple[AnyPeer, ...]:
+    """Return the peers of these names, in their order.
+
+    Raises
+    ------
+    UsageError
+        If there is none of a name.
+    """
+    known = {p.name: p for p in peers}
     wanted = list(names)
     for name in wanted:
         if name not in known:

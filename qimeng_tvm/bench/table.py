@@ -15,12 +15,6 @@ from qimeng_tvm.bench.result import BenchResult, Row
 from qimeng_tvm.bench.search_report import Report
 
 
-def _systems(result: BenchResult) -> list[str]:
-    """Ours first, then the peers in the order of the rows."""
-    names = list(dict.fromkeys(row.system for row in result.rows))
-    return sorted(names, key=lambda name: name != result.ours)
-
-
 def _cell(row: Row | None, best: Row | None) -> tuple[str, bool]:
     """Return the text of a cell, and whether it is the best of its line."""
     if row is None:
@@ -33,13 +27,10 @@ def _cell(row: Row | None, best: Row | None) -> tuple[str, bool]:
 
 def _lines(result: BenchResult) -> list[tuple[list[str], list[tuple[str, bool]], str]]:
     """One line a group: its key, the cells, and our ratio to the best peer."""
-    systems = _systems(result)
+    systems = result.systems()
     ratios = {(d.case, d.dtype, d.threads): d.ratio for d in result.duels()}
-    groups: dict[tuple[str, str, int], dict[str, Row]] = {}
-    for row in result.rows:
-        groups.setdefault(row.group, {})[row.system] = row
     lines = []
-    for key, members in groups.items():
+    for key, members in result.groups().items():
         right = [r for r in members.values() if r.counts]
         best = max(right, key=lambda r: r.gflops or 0.0) if right else None
         ratio = ratios.get(key)
@@ -57,7 +48,7 @@ def rich_table(result: BenchResult) -> Table:
     table = Table(title="GFLOP/s, median of interleaved repeats")
     for heading in ("case", "dtype", "threads"):
         table.add_column(heading, no_wrap=True)
-    for name in _systems(result):
+    for name in result.systems():
         table.add_column(name, justify="right")
     if _has_ours(result):
         table.add_column("vs best peer", justify="right")
@@ -70,7 +61,7 @@ def rich_table(result: BenchResult) -> Table:
 def markdown_table(result: BenchResult) -> str:
     """Return the same as a Markdown table."""
     ratio_column = ["vs best peer"] if _has_ours(result) else []
-    systems = _systems(result)
+    systems = result.systems()
     rows = [
         _markdown(["case", "dtype", "threads", *systems, *ratio_column]),
         _markdown(["---", "---", "---:", *["---:"] * (len(systems) + len(ratio_column))]),

@@ -95,7 +95,7 @@ class _Flatten(Rewriter):
         return self._back(call, relax.op.matmul(inner[0], inner[1], call.attrs.out_dtype))
 
     def _unary(self, call: relax.Call) -> relax.Expr:
-        permuted = self._permuted(call.args[0])
+        permuted = self.permuted(call.args[0])
         if permuted is not None:
             value = self.builder_.emit(self._again(relax.Call(call.op, [permuted.args[0], *call.args[1:]], call.attrs)))
             return relax.op.permute_dims(value, list(axes_of(permuted)))
@@ -117,7 +117,7 @@ class _Flatten(Rewriter):
         Not that of a matrix: a product reads it where it lies.
         """
         source, axes, shape = call.args[0], list(axes_of(call)), shape_of(call.args[0])
-        inner = self._permuted(source)
+        inner = self.permuted(source)
         if inner is not None:
             first = list(axes_of(inner))
             return self._again(relax.op.permute_dims(inner.args[0], [first[i] for i in axes]))
@@ -129,7 +129,7 @@ class _Flatten(Rewriter):
 
     def _binary(self, call: relax.Call) -> relax.Expr:
         for at in (0, 1):
-            permuted, other = self._permuted(call.args[at]), call.args[1 - at]
+            permuted, other = self.permuted(call.args[at]), call.args[1 - at]
             shape = shape_of(other)
             if permuted is not None and shape is not None and math.prod(shape) == 1:
                 single = self._view(other, ())
@@ -185,11 +185,6 @@ class _Flatten(Rewriter):
         if made is None or shape_of(made.args[0]) is None or shape_of(operand) is None:
             return None
         return made.args[0]
-
-    def _permuted(self, operand: relax.Expr) -> relax.Call | None:
-        """Return the permutation that made an operand, when all extents are known."""
-        made = self.made_by(operand, "relax.permute_dims")
-        return made if made is not None and shape_of(made.args[0]) is not None else None
 
     def _view(self, operand: relax.Expr, shape: Shape) -> relax.Expr:
         """Return a view of that shape, without a reshape of a reshape."""

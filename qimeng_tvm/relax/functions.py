@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import relax, s_tir, tirx
 
-from qimeng_tvm.errors import ModelError
+from qimeng_tvm.errors import ModelError, last_words
 from qimeng_tvm.hardware import Hardware, target_of
 from qimeng_tvm.relax.prepare import legalize_and_fuse
 from qimeng_tvm.schedule.analysis import is_reduction, root_blocks
@@ -63,8 +63,7 @@ def functions_of(model: tvm.IRModule, hardware: Hardware, threads: int = 1) -> t
     try:
         fused = legalize_and_fuse(model, target_of(hardware, threads))
     except REFUSALS as error:
-        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        raise ModelError(f"TVM cannot legalize the model ({reason.strip()[:300]})") from error
+        raise ModelError(f"TVM cannot legalize the model ({last_words(error)})") from error
     return functions_in(fused, hardware, threads)
 
 

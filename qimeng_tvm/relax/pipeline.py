@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -172,12 +172,3 @@ def pack_weights() -> tvm.transform.Pass:
 def pipeline(**options: Any) -> Pipeline:
     """Return the pipeline with options; see :class:`Pipeline`."""
     return Pipeline(**options)
-
-
-#: Stages as passes, for pipelines of one's own.
-STAGES: Mapping[str, Callable[..., Any]] = {
-    "legalize_and_fuse": legalize_and_fuse,
-    "schedule": schedule_module,
-    "pack_weights": pack_weights,
-    "link_functions": link_functions,
-}

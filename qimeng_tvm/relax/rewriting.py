@@ -61,6 +61,11 @@ class Rewriter(PyExprMutator):  # type: ignore[misc]
             return value
         return None
 
+    def permuted(self, operand: relax.Expr) -> relax.Call | None:
+        """Return the permutation that made an operand, when all extents are known."""
+        made = self.made_by(operand, "relax.permute_dims")
+        return made if made is not None and shape_of(made.args[0]) is not None else None
+
 
 def rewriting_pass(name: str, rewriter: type[Rewriter]) -> tvm.transform.Pass:
     """Return a module pass that runs a rewriter."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import tvm
 from tvm import relax, s_tir, tirx
 
-from qimeng_tvm.errors import ScheduleError
+from qimeng_tvm.errors import ScheduleError, last_words
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.intrin import names_in
 from qimeng_tvm.relax.functions import calls_of, served
@@ -108,7 +108,7 @@ def schedule_function(
         try:
             sch = build_schedule(task, values)
         except REFUSALS as error:
-            why = f"{source} refused: {_last_line(error)}"
+            why = f"{source} refused: {last_words(error)[:200]}"
             continue
         names = names_in(str(sch.trace))
         return Scheduled(sch.mod["main"], task, source, why, values, names)
@@ -137,11 +137,6 @@ def _schedule_tiles(
     except REFUSALS:
         return None
     return replace(tiles[0], func=tiled, tiled=True) if tiled is not None else None
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
 
 
 def _report(name: str, calls: int, callers: tuple[str, ...], func: tirx.PrimFunc, found: Scheduled) -> FunctionReport:

@@ -47,8 +47,8 @@ class _Products(Rewriter):
 
     def _stored(self, operand: relax.Expr) -> Stored:
         """Return what a permutation was applied to, and where it put the axes; or the operand itself."""
-        made = self.made_by(operand, "relax.permute_dims")
-        if made is not None and shape_of(made.args[0]) is not None:
+        made = self.permuted(operand)
+        if made is not None:
             return made.args[0], tuple(axes_of(made))
         return operand, tuple(range(len(shape_of(operand) or ())))
 

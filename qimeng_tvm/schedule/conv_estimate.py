@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qimeng_tvm.hardware.model import Hardware
-from qimeng_tvm.schedule.estimate import WIDTH, soft_max
+from qimeng_tvm.schedule.estimate import WIDTH, soft_max, step_cycles
 
 if TYPE_CHECKING:
     from qimeng_tvm.schedule.contract import BlockInfo
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _SHARE = 0.6
 #: Cycles around a call, and around a tile for each of its vectors.
 _CALL, _AROUND = 40.0, 2.5
-#: Exponents of the soft maximum: of a core's units, of computing and streaming.
-_UNITS, _OVERLAP = 8.0, 4.0
+#: Exponent of the soft maximum of computing and streaming.
+_OVERLAP = 4.0
 #: How much faster a panel of filters comes from the caches than what is swept in pieces: it is one long run.
 _LONG = 2.0
 #: How much slower pixels come that were copied, or made, long before.
@@ -47,17 +47,8 @@ def _again(hardware: Hardware, size: float, between: float, run: float = 1.0) ->
 
 def tile_cycles(plan: ConvPlan, hardware: Hardware) -> float:
     """Cycles of a tile over all taps with its operands in the first-level cache."""
-    p, mr, nv, family = hardware.pipeline, plan.mr, plan.nv, plan.family
-    vectors = mr * nv * family.uops + nv * family.column_uops
-    step = soft_max(
-        _UNITS,
-        mr * nv / p.fma,
-        (mr + nv) / p.load,
-        vectors / p.vector,
-        (vectors + mr + nv) / p.issue,
-        family.latency or p.latency,
-    )
-    return plan.calls * (plan.kc / family.k_step * step + _CALL) + mr * nv * _AROUND
+    step = step_cycles(plan.family, plan.mr, plan.nv, hardware)
+    return plan.calls * (plan.kc / plan.family.k_step * step + _CALL) + plan.mr * plan.nv * _AROUND
 
 
 def conv_cycles(info: BlockInfo, plan: ConvPlan, hardware: Hardware) -> float:

@@ -14,6 +14,7 @@ from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin.microkernel import lines_of_bytes
 
 if TYPE_CHECKING:
+    from qimeng_tvm.intrin import IntrinFamily
     from qimeng_tvm.schedule.blocking import GemmPlan
     from qimeng_tvm.schedule.contract import BlockInfo
 
@@ -78,19 +79,25 @@ def footprint(info: BlockInfo, plan: GemmPlan) -> Footprint:
     )
 
 
-def tile_cycles(plan: GemmPlan, hardware: Hardware) -> float:
-    """Cycles of one micro-kernel call with its operands in the first-level cache."""
-    p, mr, nv = hardware.pipeline, plan.mr, plan.nv
+def step_cycles(family: IntrinFamily, mr: int, nv: int, hardware: Hardware) -> float:
+    """Cycles of one k step of a micro-kernel, by the units that it keeps busy."""
+    p = hardware.pipeline
     # What is nearly as slow as the slowest gets in its way now and then.
-    vectors = mr * nv * plan.family.uops + nv * plan.family.column_uops
-    step = soft_max(
+    vectors = mr * nv * family.uops + nv * family.column_uops
+    return soft_max(
         _UNITS,
         mr * nv / p.fma,
         (mr + nv) / p.load,
         vectors / p.vector,
         (vectors + mr + nv) / p.issue,
-        plan.family.latency or p.latency,
+        family.latency or p.latency,
     )
+
+
+def tile_cycles(plan: GemmPlan, hardware: Hardware) -> float:
+    """Cycles of one micro-kernel call with its operands in the first-level cache."""
+    mr, nv = plan.mr, plan.nv
+    step = step_cycles(plan.family, mr, nv, hardware)
     around = mr * nv * (1.5 if plan.c_local else 3.0) + 12
     if not plan.c_local and plan.mc * plan.nc * mr * plan.nr * 4 > hardware.cache(1).size * _SHARE:
         around += _WAIT

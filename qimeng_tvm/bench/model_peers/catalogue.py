@@ -12,7 +12,7 @@ from qimeng_tvm.bench.model_peers.torch_compile import TorchCompile
 from qimeng_tvm.bench.model_peers.torch_eager import TorchEager
 from qimeng_tvm.bench.model_peers.tvm_default import TvmDefaultModel
 from qimeng_tvm.bench.model_peers.tvm_static_tuning import TvmStaticTuning
-from qimeng_tvm.errors import UsageError
+from qimeng_tvm.bench.systems import named
 
 
 def model_peers(names: Iterable[str] | None = None, trials: int = 0) -> tuple[ModelPeer, ...]:
@@ -36,9 +36,4 @@ def model_peers(names: Iterable[str] | None = None, trials: int = 0) -> tuple[Mo
     tuned = TvmStaticTuning(trials=trials)
     if names is None:
         return (*peers, tuned) if trials > 0 else peers
-    known = {p.name: p for p in (*peers, tuned)}
-    wanted = list(names)
-    for name in wanted:
-        if name not in known:
-            raise UsageError(f"unknown peer {name!r}; choose from {', '.join(known)}")
-    return tuple(known[name] for name in wanted)
+    return named((*peers, tuned), names)

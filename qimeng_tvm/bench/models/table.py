@@ -18,14 +18,11 @@ def _milliseconds(row: Row | None) -> str:
 def _lines(result: BenchResult) -> list[tuple[list[str], str, list[tuple[str, bool]], str, str]]:
     """One line a group: its key, its operations, the cells and which is the best, our ratio, and to whom."""
     duels = {(d.case, d.dtype, d.threads): d for d in result.duels()}
-    groups: dict[tuple[str, str, int], dict[str, Row]] = {}
-    for row in result.rows:
-        groups.setdefault(row.group, {})[row.system] = row
     lines = []
-    for key, members in groups.items():
+    for key, members in result.groups().items():
         right = [r for r in members.values() if r.counts]
         best = min(right, key=lambda r: r.seconds_median or 0.0) if right else None
-        cells = [(_milliseconds(members.get(name)), members.get(name) is best is not None) for name in systems(result)]
+        cells = [(_milliseconds(members.get(name)), members.get(name) is best is not None) for name in result.systems()]
         operations = f"{(best.gflops or 0.0) * (best.seconds_median or 0.0):.3g}" if best else ""
         duel = duels.get(key)
         ratio, rival = (f"{duel.ratio:.2f}", duel.best_peer) if duel else ("", "")
@@ -33,17 +30,12 @@ def _lines(result: BenchResult) -> list[tuple[list[str], str, list[tuple[str, bo
     return lines
 
 
-def systems(result: BenchResult) -> list[str]:
-    """Return ours first, then the others in the order of the rows."""
-    return sorted(dict.fromkeys(row.system for row in result.rows), key=lambda name: name != result.ours)
-
-
 def rich_table(result: BenchResult) -> Table:
     """Return milliseconds by case and system; the best right answer in bold, a wrong one in brackets."""
     table = Table(title="milliseconds a call, median of interleaved repeats")
     for heading in ("case", "dtype", "threads"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("GFLOP", *systems(result), "vs best peer"):
+    for heading in ("GFLOP", *result.systems(), "vs best peer"):
         table.add_column(heading, justify="right")
     table.add_column("best peer")
     for key, operations, cells, ratio, rival in _lines(result):
@@ -54,7 +46,7 @@ def rich_table(result: BenchResult) -> Table:
 
 def markdown_table(result: BenchResult) -> str:
     """Return the same as a Markdown table."""
-    names = systems(result)
+    names = result.systems()
     rows = [
         ["case", "dtype", "threads", "GFLOP", *names, "vs best peer", "best peer"],
         ["---", "---", *["---:"] * (len(names) + 3), "---"],

@@ -14,7 +14,8 @@ from typing import Any
 from tvm import relax, te, tirx
 
 from qimeng_tvm.relax.legalize.depthwise import depthwise_conv2d, is_depthwise
-from qimeng_tvm.relax.legalize.images import ACCUMULATE, static_shape, stock
+from qimeng_tvm.relax.legalize.images import ACCUMULATE, stock
+from qimeng_tvm.relax.rewriting import shape_of
 from qimeng_tvm.schedule.contract import Window
 from qimeng_tvm.schedule.conv_form import FILTERS, GATHER, PAD, ConvForm
 from qimeng_tvm.schedule.convolution import WINDOW, told_window
@@ -56,7 +57,7 @@ def conv2d(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     if is_depthwise(call):
         return depthwise_conv2d(builder, call)
     (data, weight), attrs = call.args, call.attrs
-    shape, kernel = static_shape(data), static_shape(weight)
+    shape, kernel = shape_of(data), shape_of(weight)
     layouts = str(attrs.data_layout), str(attrs.out_layout)
     if shape is None or kernel is None or layouts != ("NHWC", "NHWC"):
         return stock(builder, call)

@@ -7,16 +7,17 @@ from typing import Any
 from tvm import relax, te, tirx
 
 from qimeng_tvm.relax.legalize.conv2d import FUSES, Operands, convolve, pair, reader_of
-from qimeng_tvm.relax.legalize.images import ACCUMULATE, static_shape, stock
+from qimeng_tvm.relax.legalize.images import ACCUMULATE, stock
+from qimeng_tvm.relax.rewriting import shape_of
 from qimeng_tvm.schedule.contract import Window
 from qimeng_tvm.schedule.conv_form import ConvForm
 
 
 def conv2d_transpose(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """Return ``relax.nn.conv2d_transpose`` as a call of loops; TVM's own serve other layouts and unknown shapes."""
-    attrs, out = call.attrs, static_shape(call)
+    attrs, out = call.attrs, shape_of(call)
     last = {str(attrs.data_layout), str(attrs.out_layout)} == {"NHWC"}
-    if out is None or None in (static_shape(x) for x in call.args) or not last:
+    if out is None or None in (shape_of(x) for x in call.args) or not last:
         return stock(builder, call)
     return builder.call_te(
         te_conv2d_transpose,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from tvm import relax, te, tirx
 from tvm.ir import Expr
 
-from qimeng_tvm.relax.legalize.images import ACCUMULATE, padded, static_shape
+from qimeng_tvm.relax.legalize.images import ACCUMULATE, padded
+from qimeng_tvm.relax.rewriting import shape_of
 
 
 def is_depthwise(call: relax.Call) -> bool:
     """Tell whether :func:`depthwise_conv2d` serves a ``relax.nn.conv2d``: NHWC, HWIO, one filter a channel."""
     attrs = call.attrs
-    data, kernel = static_shape(call.args[0]), static_shape(call.args[1])
+    data, kernel = shape_of(call.args[0]), shape_of(call.args[1])
     layouts = (str(attrs.data_layout), str(attrs.kernel_layout), str(attrs.out_layout))
     if data is None or kernel is None or layouts != ("NHWC", "HWIO", "NHWC"):
         return False
@@ -21,7 +22,7 @@ def is_depthwise(call: relax.Call) -> bool:
 def depthwise_conv2d(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """Return a ``relax.nn.conv2d`` with :func:`is_depthwise` as a call of loops: the border, then the products."""
     attrs, out_dtype = call.attrs, str(call.ty.dtype)
-    out = static_shape(call)
+    out = shape_of(call)
     assert out is not None  # is_depthwise() has looked
     top, left = (int(p) for p in attrs.padding[:2])
     (sy, sx), (dy, dx) = (tuple(int(v) for v in pair) for pair in (attrs.strides, attrs.dilation))

@@ -10,15 +10,6 @@ from tvm.ir import Expr
 ACCUMULATE = {"bfloat16": "float32", "float16": "float32", "int8": "int32", "uint8": "int32"}
 
 
-def static_shape(expr: relax.Expr) -> tuple[int, ...] | None:
-    """Return the extents of a tensor, None unless all of them are known."""
-    shape = getattr(expr.ty, "shape", None)
-    values = getattr(shape, "values", None)
-    if values is None or not all(isinstance(x, tirx.IntImm) for x in values):
-        return None
-    return tuple(int(x) for x in values)
-
-
 def padded(data: te.Tensor, before: tuple[int, int], extents: tuple[int, int], fill: Expr) -> te.Tensor:
     """Return an image (N, H, W, C) with a border; the same image when it needs none.
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from tvm import relax, te, tirx
 from tvm.ir import Expr
 
-from qimeng_tvm.relax.legalize.images import ACCUMULATE, padded, static_shape, stock
+from qimeng_tvm.relax.legalize.images import ACCUMULATE, padded, stock
+from qimeng_tvm.relax.rewriting import shape_of
 
 _FLOATS = ("float32", "float16", "bfloat16")
 
@@ -64,7 +65,7 @@ def avg_pool2d(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 
 def adaptive_avg_pool2d(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """Return ``relax.nn.adaptive_avg_pool2d`` as a call of loops, where its windows are all of one size."""
-    data, out = static_shape(call.args[0]), static_shape(call)
+    data, out = shape_of(call.args[0]), shape_of(call)
     layouts = (str(call.attrs.layout), str(call.attrs.out_layout))
     if data is None or out is None or layouts != ("NHWC", "NHWC") or str(call.ty.dtype) not in _FLOATS:
         return stock(builder, call)
@@ -123,7 +124,7 @@ def _counted(pool: Pool, axis: int, at: Expr, low: int, high: int) -> Expr | int
 def _pool_of(call: relax.Call) -> Pool | None:
     """Read a pooling's attributes; None when our loops do not serve it."""
     attrs = call.attrs
-    data, out = static_shape(call.args[0]), static_shape(call)
+    data, out = shape_of(call.args[0]), shape_of(call)
     if data is None or out is None or (str(attrs.layout), str(attrs.out_layout)) != ("NHWC", "NHWC"):
         return None
     kernel, stride, dilation = (

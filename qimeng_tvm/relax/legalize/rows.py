@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from tvm import relax, te, tirx
 from tvm.ir import Expr
 
-from qimeng_tvm.relax.legalize.images import static_shape, stock
+from qimeng_tvm.relax.legalize.images import stock
+from qimeng_tvm.relax.rewriting import shape_of
 
 #: Columns that rows which do not divide well are filled up to a multiple of: a vector of any machine.
 _WHOLE = 16
@@ -54,7 +55,7 @@ def softmax(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 
 def _last_axis(call: relax.Call) -> tuple[int, ...] | None:
     """Return the shape of a float32 operand whose last of several axes a call works along; None for another."""
-    shape = static_shape(call.args[0])
+    shape = shape_of(call.args[0])
     if shape is None or len(shape) < 2 or 0 in shape or str(call.args[0].ty.dtype) != "float32":
         return None
     return shape if int(call.attrs.axis) in (-1, len(shape) - 1) else None
@@ -66,7 +67,7 @@ def instance_norm(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     The variance is that of what is left of the mean, not a difference of squares, which loses all its digits where
     the mean is large.
     """
-    shape, axis = static_shape(call.args[0]), int(call.attrs.channel_axis)
+    shape, axis = shape_of(call.args[0]), int(call.attrs.channel_axis)
     axes = [int(a) % len(shape) for a in call.attrs.axes] if shape else []
     if shape is None or axis != 1 or axes != list(range(2, len(shape))) or str(call.ty.dtype) != "float32":
         return stock(builder, call)
