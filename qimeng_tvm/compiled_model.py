@@ -94,9 +94,10 @@ class CompiledModel:
         UsageError
             If the name does not end in ``.so``.
         BuildError
-            If it cannot be written or linked; what was there before is then left as it was.
+            If it cannot be written or linked, or nothing here links for the machine that the code is for; what was
+            there before is then left as it was.
         """
-        return export_library(self.executable, check_library(Path(path)))
+        return export_library(self.executable, check_library(Path(path)), self.hardware)
 
     def profile(self, inputs: Sequence[Any] | None = None, runs: int = RUNS) -> ModelTime:
         """Time the model on this machine, as a whole and function by function, on random inputs if none are given.

@@ -16,7 +16,7 @@ from typing import Any
 import tvm
 
 from qimeng_tvm.errors import BuildError
-from qimeng_tvm.hardware import target_of
+from qimeng_tvm.hardware import Hardware, host, target_of
 from qimeng_tvm.intrin import names_in
 from qimeng_tvm.lowering import build
 from qimeng_tvm.request import Request, describe
@@ -151,10 +151,32 @@ def linker() -> str:
     raise BuildError(f"no C compiler to link the operator with: install one of {', '.join(_LINKERS)}")
 
 
-def export_library(library: Any, path: Path) -> Path:
-    """Link what TVM built as a shared library, atomically."""
+def linker_for(hardware: Hardware) -> str:
+    """Return the compiler that links shared libraries for a machine.
+
+    Raises
+    ------
+    BuildError
+        If it is not installed: which, and how to get it.
+    """
+    if hardware.isa == host().isa:
+        return linker()
+    arch = hardware.triple.partition("-")[0]
+    names = [f"{arch}-linux-gnu-{kind}" for kind in ("gcc", "g++")]
+    found = next((name for name in names if shutil.which(name)), None)
+    if found is None:
+        package = f"gcc-{arch.replace('_', '-')}-linux-gnu"
+        raise BuildError(
+            f"code for {hardware.name} is linked here, and there is no {names[0]}: install it "
+            f"(apt-get install {package} libc6-dev)"
+        )
+    return found
+
+
+def export_library(library: Any, path: Path, hardware: Hardware | None = None) -> Path:
+    """Link what TVM built as a shared library, atomically; for this machine unless another one is given."""
     path = Path(path)
-    command = linker()
+    command = linker_for(hardware) if hardware is not None else linker()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".so")

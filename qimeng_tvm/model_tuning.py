@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qimeng_tvm.api import DEFAULT_TRIALS, checked_threads, default_database
-from qimeng_tvm.errors import ModelError
+from qimeng_tvm.errors import ModelError, QimengError, last_words
 from qimeng_tvm.hardware import Hardware, configure_threads, measured
 from qimeng_tvm.relax.sources import read_model
 
 if TYPE_CHECKING:
     from tvm import IRModule
 
+    from qimeng_tvm.relax.buckets import Buckets
     from qimeng_tvm.relax.functions import ModelFunction
     from qimeng_tvm.search import TaskResult, TuneResult
 
@@ -83,12 +84,16 @@ def tune_model(
     seed: int = 0,
     database: str | os.PathLike[str] | None = None,
     time_limit: float | None = None,
+    dtype: str = "f32",
+    buckets: Buckets | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
     say: Say = lambda _: None,
     bar: Any = None,
 ) -> ModelResult:
     """Tune the operators of a model on this machine.
 
     The model takes the passes that an operator asked for in one line takes, so that each finds the other's records.
+    With the same threads, ``dtype``, ``buckets`` and shapes, :func:`qimeng_tvm.compile` finds them.
 
     Parameters
     ----------
@@ -107,6 +112,12 @@ def tune_model(
         Folder of the tuning records.
     time_limit : float, optional
         Start no trial after so many seconds.
+    dtype : str
+        What products and convolutions of float32 are computed in: ``f32`` or ``bf16``.
+    buckets : mapping, optional
+        Sizes of flexible dimensions that get functions of their own, as when a model is compiled.
+    shapes : mapping, optional
+        Shapes of inputs, by name, whose sizes are to be fixed.
     say : callable
         Told of every stage.
     bar : callable, optional
@@ -115,13 +126,16 @@ def tune_model(
     Raises
     ------
     UsageError
-        If there is no such file, strategy or number of cores.
+        If there is no such file, strategy, type or number of cores, or buckets or shapes do not fit the model.
     ModelError
         If the model cannot be read or legalized, or no rule serves any of it.
     SearchError, RecordError
         As of :func:`qimeng_tvm.search.tune`.
     """
-    from qimeng_tvm.relax.functions import functions_of  # noqa: PLC0415 (TVM takes seconds)
+    from qimeng_tvm.relax.functions import functions_in  # noqa: PLC0415 (TVM takes seconds)
+    from qimeng_tvm.relax.pipeline import Pipeline  # noqa: PLC0415
+    from qimeng_tvm.relax.signature import fix_shapes  # noqa: PLC0415
+    from qimeng_tvm.schedule.apply import REFUSALS  # noqa: PLC0415
     from qimeng_tvm.search.choose import DEFAULT, strategy_of  # noqa: PLC0415
 
     chosen = strategy or DEFAULT
@@ -133,10 +147,17 @@ def tune_model(
         name = str(model)
         say(f"reading {name}")
         model = read_model(model)
-    hardware = measured(host)
-    found = functions_of(model, hardware, count)
+    passes = Pipeline(measured(host), threads=count, dtype=dtype, buckets=buckets)
+    module = fix_shapes(model, shapes or {})
+    try:
+        fused = passes.fused(module)
+    except QimengError:
+        raise
+    except REFUSALS as error:
+        raise ModelError(f"TVM cannot legalize the model ({last_words(error)})") from error
+    hardware, folder = passes.machine(), Path(database) if database is not None else default_database()
     return tune_functions(
-        found, hardware, count, Path(database) if database is not None else default_database(), trials,
+        functions_in(fused, hardware, count), hardware, count, folder, trials,
         strategy=chosen, seed=seed, time_limit=time_limit, name=name, say=say, bar=bar,
     )  # fmt: skip
 

@@ -1,9 +1,9 @@
 """Check a tensorize intrinsic family: its meaning, its numbers under guard pages, its machine code.
 
 The meaning is never taken from the family: its ``desc`` must be, node for node, the trusted one of
-:func:`qimeng_tvm.intrin.gemm_desc`, and the numbers are compared with an oracle in higher precision. All that may crash
-(tensorize, LLVM, the code itself) happens in a worker, so that a report always comes back, with a message for whoever
-wrote the family.
+:func:`qimeng_tvm.intrin.gemm_desc` (or ``lane_desc``), and the numbers are compared with an oracle in higher precision.
+All that may crash (tensorize, LLVM, the code itself) happens in a worker, so that a report always comes back, with a
+message for whoever wrote the family.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from qimeng_tvm.errors import CheckError, IntrinError
 from qimeng_tvm.hardware import host
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.hardware.target import target_dict
-from qimeng_tvm.intrin import GemmShape, IntrinFamily
+from qimeng_tvm.intrin import GemmShape, IntrinFamily, LaneShape
 
 #: Parameters that a GEMM family may have, and what they are when it has not.
 _OPTIONAL = {"a_panel": 0, "c_local": 0, "ku": 1, "ahead": 0}
 _NEEDED = ("mr", "nv", "kc")
+#: Parameters of a lane-wise family.
+_LANEWISE = ("mr", "nv", "step", "in_local")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class FamilyReport:
         }
 
 
-def shape_of(family: IntrinFamily, parameters: Mapping[str, int]) -> GemmShape:
+def shape_of(family: IntrinFamily, parameters: Mapping[str, int]) -> GemmShape | LaneShape:
     """Return what the family's declaration and these parameters mean.
 
     Raises
@@ -82,6 +84,8 @@ def shape_of(family: IntrinFamily, parameters: Mapping[str, int]) -> GemmShape:
     if set(parameters) != set(family.parameters):
         wanted, given = ", ".join(family.parameters), ", ".join(parameters)
         raise IntrinError(f"{family.key} takes parameters {wanted}; got {given}")
+    if family.lanewise:
+        return _lane_shape(family, parameters)
     unknown = set(parameters) - set(_NEEDED) - set(_OPTIONAL)
     missing = set(_NEEDED) - set(parameters)
     if unknown or missing:
@@ -98,6 +102,15 @@ def shape_of(family: IntrinFamily, parameters: Mapping[str, int]) -> GemmShape:
     return GemmShape(
         p["mr"], p["nv"] * family.lanes, p["kc"], a, b, acc, stored[0], stored[1], family.k_pack, panel, local
     )
+
+
+def _lane_shape(family: IntrinFamily, p: Mapping[str, int]) -> LaneShape:
+    if set(p) != set(_LANEWISE):
+        raise IntrinError(f"{family.key} has {', '.join(p)}; a lane-wise family has {', '.join(_LANEWISE)}")
+    if min(p["mr"], p["nv"], p["step"]) < 1:
+        raise IntrinError(f"{family.key}: mr, nv and step are at least 1")
+    local = bool(p["in_local"])
+    return LaneShape(p["mr"], p["nv"] * family.lanes, p["step"], *family.dtypes, *family.storage, local)
 
 
 def check_family(
@@ -175,7 +188,7 @@ def examine_pair(
     run: bool = True,
     emulator: Emulator | None = None,
 ) -> FamilyReport:
-    """Check one GEMM intrinsic that was built elsewhere, desc and impl as TVM's JSON; nothing of it is read here.
+    """Check one micro-kernel that was built elsewhere, desc and impl as TVM's JSON; nothing of it is read here.
 
     Without ``run`` it is compiled for the hardware and audited only; an ``emulator`` runs it in place of this machine.
     """
@@ -204,7 +217,7 @@ def spec_of(
     """Return what a worker needs of one intrinsic, desc and impl as TVM's JSON."""
     shape = shape_of(family, values)
     # LLVM folds the accumulation of one or two steps into the products; the products must be there.
-    folded = shape.kc <= 2 * family.k_pack
+    folded = isinstance(shape, GemmShape) and shape.kc <= 2 * family.k_pack
     return IntrinsicSpec(
         name=family.intrin_name(**values),
         shape=shape,
@@ -241,6 +254,8 @@ def example_variants(family: IntrinFamily) -> tuple[dict[str, int], ...]:
     fitting, big = _fitting(family), big_tile(family)
     wide = max(fitting, key=lambda t: (t[1] > t[0], t[0] * t[1]))
     row = max((t for t in fitting if t[0] == 1), key=lambda t: t[1])
+    if family.lanewise:
+        return _lane_variants(big, wide, row)
     p = family.k_pack
     drafts = [
         {"mr": big[0], "nv": big[1], "kc": 64 * p, "ku": 2, "a_panel": 0, "c_local": 1, "ahead": 2},
@@ -253,6 +268,18 @@ def example_variants(family: IntrinFamily) -> tuple[dict[str, int], ...]:
         drafts += [{**draft, "a_panel": 1} for draft in drafts[1:4]]
     kept = [{name: draft[name] for name in family.parameters} for draft in drafts]
     return tuple(v for i, v in enumerate(kept) if v not in kept[:i])
+
+
+def _lane_variants(*tiles: tuple[int, int]) -> tuple[dict[str, int], ...]:
+    """Tiles with operands in registers and in memory, read pixel by pixel and with a stride; and the smallest one."""
+    drafts = [
+        {"mr": mr, "nv": nv, "step": 1 + at % 2, "in_local": local}
+        for at, (mr, nv) in enumerate(tiles)
+        for local in (1, 0)
+    ]
+    drafts += [{"mr": 2, "nv": 1, "step": 3, "in_local": local} for local in (1, 0)]
+    drafts.append({"mr": 1, "nv": 1, "step": 2, "in_local": 0})
+    return tuple(v for i, v in enumerate(drafts) if v not in drafts[:i])
 
 
 def audit_family(

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from qimeng_tvm.intrin.lanewise import LaneShape, lane_desc
 from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc
 
 
-def desc_problem(desc: Any, shape: GemmShape) -> str:
+def trusted_desc(shape: GemmShape | LaneShape) -> Any:
+    """Return what a shape means, as plain loops."""
+    return lane_desc(shape) if isinstance(shape, LaneShape) else gemm_desc(shape)
+
+
+def desc_problem(desc: Any, shape: GemmShape | LaneShape) -> str:
     """Say where a desc differs from the trusted one; empty when it does not."""
     import tvm_ffi  # noqa: PLC0415
 
-    found = tvm_ffi.get_first_structural_mismatch(desc, gemm_desc(shape), map_free_vars=True)
+    found = tvm_ffi.get_first_structural_mismatch(desc, trusted_desc(shape), map_free_vars=True)
     if found is None:
         return ""
     s = shape
+    if isinstance(s, LaneShape):
+        lane = f"C[{s.mr}, {s.nr}] ({s.acc_dtype}) += A[i * {s.step}, c] ({s.a_dtype}) * B[c] ({s.b_dtype})"
+        return f"is not {lane}: they differ at {found[0]}; return lane_desc(shape) of that shape"
     product = f"A[{s.mr}, {s.kc}] ({s.a_dtype}) @ B[{s.kc}, {s.nr}] ({s.b_dtype})"
     return (
         f"is not C[{s.mr}, {s.nr}] ({s.acc_dtype}) += {product}: they differ at {found[0]}; "

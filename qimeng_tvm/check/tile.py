@@ -23,52 +23,30 @@ import numpy.typing as npt
 from qimeng_tvm.check.audit import AuditReport, audit
 from qimeng_tvm.check.buffers import numpy_dtype
 from qimeng_tvm.check.emulator import Emulator, run_emulated
-from qimeng_tvm.check.meaning import desc_problem, operand_problem
+from qimeng_tvm.check.lanes import lane_buffers, lane_cases, lane_loops, lane_placements
+from qimeng_tvm.check.meaning import desc_problem, operand_problem, trusted_desc
 from qimeng_tvm.check.numbers import Argument, Case, NumbersReport, check_function
+from qimeng_tvm.check.placement import CASES, Placement, around, start
 from qimeng_tvm.check.tolerance import dot_bound
-from qimeng_tvm.errors import CheckError
-from qimeng_tvm.intrin.microkernel import GemmShape, gemm_desc, load, packed_index, packed_shape, whole, widen
+from qimeng_tvm.intrin.lanewise import LaneShape
+from qimeng_tvm.intrin.microkernel import GemmShape, load, packed_index, packed_shape, whole, widen
 from qimeng_tvm.numerics import make_inputs, product
 from qimeng_tvm.request import Request
 
 Array = npt.NDArray[Any]
 
-#: (kind of inputs, seed): random with a mean, extremes that saturate, exact small values.
-CASES = (("normal", 0), ("extreme", 1), ("small", 2), ("normal", 3))
-
 #: Bytes that packing copies at a time.
 _COPIED = 32
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where the tiles lie in the buffers.
-
-    Attributes
-    ----------
-    label : str
-        For messages, and the function's name.
-    tiles : tuple of int
-        Tiles along m, n, k.
-    before, after : tuple of int
-        Rows (or k) and columns of the buffers around the tiles.
-    packed : bool
-        A and B are read from copies of the function's own.
-    """
-
-    label: str
-    tiles: tuple[int, int, int] = (1, 1, 1)
-    before: tuple[int, int] = (0, 0)
-    after: tuple[int, int] = (0, 0)
-    packed: bool = False
-
-
-def placements(shape: GemmShape) -> tuple[Placement, ...]:
+def placements(shape: GemmShape | LaneShape) -> tuple[Placement, ...]:
     """Return where to try an intrinsic.
 
     Inside first: there a read beyond the tile answers with NaN; in the tight one it may end the process. A tile of C
     in registers is for a whole reduction in one call; how A and B are read does not depend on it.
     """
+    if isinstance(shape, LaneShape):
+        return lane_placements()
     inside, tight = Placement("inside", (2, 2, 1 if shape.c_local else 2), (1, 3), (2, 2)), Placement("tight")
     return (inside, tight) if shape.c_local else (inside, Placement("packed", (2, 2, 2), packed=True), tight)
 
@@ -81,7 +59,7 @@ class IntrinsicSpec:
     ----------
     name : str
         Canonical name, for messages.
-    shape : GemmShape
+    shape : GemmShape or LaneShape
         What it should compute.
     lanes : int
         Accumulator lanes of a vector.
@@ -100,7 +78,7 @@ class IntrinsicSpec:
     """
 
     name: str
-    shape: GemmShape
+    shape: GemmShape | LaneShape
     lanes: int
     desc: str
     impl: str
@@ -213,19 +191,32 @@ def tensorized(spec: IntrinsicSpec, placement: Placement) -> Any:
     import tvm  # noqa: PLC0415
 
     name = "qimeng.check.intrinsic"
-    tvm.s_tir.TensorIntrin.register(name, gemm_desc(spec.shape), tvm.ir.load_json(spec.impl), override=True)
-    make = packed_tiles if placement.packed else local_tiles if spec.shape.c_local else memory_tiles
+    s = spec.shape
+    tvm.s_tir.TensorIntrin.register(name, trusted_desc(s), tvm.ir.load_json(spec.impl), override=True)
+    if isinstance(s, LaneShape):
+        loops = lane_loops(s, placement, spec.lanes)
+    else:
+        make = packed_tiles if placement.packed else local_tiles if s.c_local else memory_tiles
+        loops = make(s, placement, spec.lanes)
     # As operators are: without it LLVM must keep every accumulator in memory.
-    loops = make(spec.shape, placement, spec.lanes).with_attr("tirx.noalias", True)
-    sch = tvm.s_tir.Schedule(loops.with_attr("global_symbol", placement.label))
-    *_, i, j, _k = sch.get_loops(sch.get_sblock("update"))
+    loops = loops.with_attr("tirx.noalias", True).with_attr("global_symbol", placement.label)
+    sch = tvm.s_tir.Schedule(loops)
+    inner = sch.get_loops(sch.get_sblock("update"))
+    i, j = inner[-2:] if isinstance(s, LaneShape) else inner[-3:-1]
     # As in a schedule: a micro-tile of one row has no loop over rows.
-    sch.tensorize(i if spec.shape.mr > 1 else j, name)
+    sch.tensorize(i if s.mr > 1 else j, name)
     return sch.mod["main"]
 
 
-def buffer_shapes(s: GemmShape, p: Placement) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def products(s: GemmShape | LaneShape, p: Placement) -> int:
+    """Multiply-adds of all tiles."""
+    return math.prod(p.tiles) * s.mr * s.nr * (1 if isinstance(s, LaneShape) else s.kc)
+
+
+def buffer_shapes(s: GemmShape | LaneShape, p: Placement) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Shapes of A, B and C with what lies around the tiles (k before and after in whole packs)."""
+    if isinstance(s, LaneShape):
+        return lane_buffers(s, p)
     m, n, k = s.mr * p.tiles[0], s.nr * p.tiles[1], s.kc * p.tiles[2]
     rows, columns = (p.before[x] + p.after[x] for x in (0, 1))
     depth = k + (p.before[0] + p.after[0]) * s.k_pack
@@ -378,6 +369,8 @@ def local_tiles(s: GemmShape, p: Placement, lanes: int) -> Any:
 
 def _cases(spec: IntrinsicSpec, p: Placement) -> tuple[list[Argument], list[Case]]:
     s = spec.shape
+    if isinstance(s, LaneShape):
+        return lane_cases(s, p)
     shapes = buffer_shapes(s, p)
     arguments = [
         Argument("A", shapes[0], s.a_store),
@@ -395,34 +388,25 @@ def _case(s: GemmShape, p: Placement, kind: str, seed: int) -> Case:
     rng = np.random.default_rng([seed, m, n, k])
     a_shape, b_shape, c_shape = buffer_shapes(s, p)
     first_k, (rows, columns) = p.before[0] * s.k_pack, p.before
-    left = _around(rng, a_shape, s.a_store)
+    left = around(rng, a_shape, s.a_store)
     if s.a_panel:
         _panel(left, inputs["A"].T, first_k, columns, s.k_pack)
     else:
         left[rows : rows + m, first_k : first_k + k] = inputs["A"].astype(left.dtype)
-    right = _around(rng, b_shape, s.b_store)
+    right = around(rng, b_shape, s.b_store)
     _panel(right, inputs["B"], first_k, columns, s.k_pack)
-    start = _start(rng, c_shape, s.acc_dtype, kind)
+    begin = start(rng, c_shape, s.acc_dtype, kind)
     own = (slice(rows, rows + m), slice(columns, columns + n))
-    exact = product(inputs["A"], inputs["B"]) + start[own].astype(np.float64)
-    magnitude = product(inputs["A"], inputs["B"], absolute=True) + np.abs(start[own].astype(np.float64))
+    exact = product(inputs["A"], inputs["B"]) + begin[own].astype(np.float64)
+    magnitude = product(inputs["A"], inputs["B"], absolute=True) + np.abs(begin[own].astype(np.float64))
     wide = np.int64 if s.acc_dtype == "int32" else np.float64
-    expected = start.astype(wide)
+    expected = begin.astype(wide)
     expected[own] = exact.astype(wide)
     bounds = np.zeros(c_shape)
     # Small integers are summed exactly in any order; what lies around the tiles must not change at all.
     if s.acc_dtype != "int32" and kind != "small":
         bounds[own] = dot_bound(magnitude, exact, k + 1, accumulate=s.acc_dtype, out=s.acc_dtype)
-    return Case(f"{p.label}, {kind}, seed {seed}", (left, right, start), (expected,), (bounds,))
-
-
-def _around(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
-    """Values that show when they are read: NaN, or anything at all."""
-    target = numpy_dtype(dtype)
-    if target.kind in "iu":
-        info = np.iinfo(target)
-        return rng.integers(info.min, info.max + 1, size=shape, dtype=target)
-    return np.full(shape, np.nan).astype(target)
+    return Case(f"{p.label}, {kind}, seed {seed}", (left, right, begin), (expected,), (bounds,))
 
 
 def _panel(into: Array, values: Array, first_k: int, column: int, k_pack: int) -> None:
@@ -434,14 +418,3 @@ def _panel(into: Array, values: Array, first_k: int, column: int, k_pack: int) -
         return
     packs = values.reshape(k // k_pack, k_pack, width).transpose(0, 2, 1)
     into[first_k // k_pack : (first_k + k) // k_pack, column : column + width] = packs
-
-
-def _start(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, kind: str) -> Array:
-    """What C holds before: never zero throughout, far from overflow."""
-    if kind == "small":
-        return rng.integers(-3, 4, size=shape).astype(dtype)
-    if dtype == "int32":
-        return rng.integers(-(2**20), 2**20, size=shape, dtype=np.int32)
-    if dtype != "float32":
-        raise CheckError(f"accumulators of {dtype} are not checked yet: extend qimeng_tvm.check.tile")
-    return rng.standard_normal(shape).astype(np.float32) + np.float32(0.4)

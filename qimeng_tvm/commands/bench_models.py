@@ -20,7 +20,7 @@ def models(
     models: Annotated[str | None, typer.Option(help="Models, comma separated (default: all).")] = None,
     threads: Annotated[str, typer.Option(help="Thread counts, e.g. 1,2.")] = "1",
     batch: Annotated[str, typer.Option(help="Batches, e.g. 1,8.")] = "1",
-    dtype: Annotated[str, typer.Option(help="Any of f32,bf16.")] = "f32",
+    dtype: Annotated[str, typer.Option(help="Any of f32,bf16,int8.")] = "f32",
     peers: Annotated[str | None, typer.Option(help="Systems, comma separated ('none' for ours alone).")] = None,
     trials: Annotated[int, typer.Option(min=0, help="Trials a model for us and for TVM's static_shape_tuning.")] = 0,
     layers: Annotated[

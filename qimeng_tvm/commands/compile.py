@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from qimeng_tvm.commands.model_options import (
+    Buckets,
     Database,
     Dtype,
     Inputs,
@@ -38,18 +39,19 @@ def compile_file(
     database: Database = None,
     inputs: Inputs = None,
     dtype: Dtype = "f32",
+    buckets: Buckets = None,
     report: Annotated[Path | None, typer.Option(help="Write what became of every function here, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Compile a model; TVM's runtime loads and runs the library.
 
-    Records of `qimeng tune MODEL` with the same --threads are used.
+    Records of `qimeng tune MODEL` with the same --threads, --dtype, --input and --bucket are used.
     """
     from qimeng_tvm.compiled_model import check_library, compile_module
 
     check_library(out)
     _, say = teller()
-    module, passes = model_and_passes(model, inputs, threads, database, trials, say, dtype)
+    module, passes = model_and_passes(model, inputs, threads, database, trials, say, dtype, buckets)
     compiled = compile_module(module, passes)
     written = compiled.export(out)
     if report is not None:

@@ -9,7 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qimeng_tvm.commands.model_options import Database, Inputs, Model, Threads, model_and_passes, unserved, why
+from qimeng_tvm.commands.model_options import (
+    Buckets,
+    Database,
+    Dtype,
+    Inputs,
+    Model,
+    Threads,
+    model_and_passes,
+    unserved,
+    why,
+)
 from qimeng_tvm.commands.telling import teller
 
 if TYPE_CHECKING:
@@ -22,6 +32,8 @@ def explain(
     threads: Threads = None,
     database: Database = None,
     inputs: Inputs = None,
+    dtype: Dtype = "f32",
+    buckets: Buckets = None,
     time: Annotated[
         bool, typer.Option("--time/--no-time", help="Run the model on random inputs and time its functions.")
     ] = True,
@@ -32,7 +44,7 @@ def explain(
     from qimeng_tvm.relax.profile import random_weights
 
     _, say = teller()
-    module, passes = model_and_passes(model, inputs, threads, database, 0, say)
+    module, passes = model_and_passes(model, inputs, threads, database, 0, say, dtype, buckets)
     compiled = compile_module(random_weights(module), passes)
     if time:
         say("time")

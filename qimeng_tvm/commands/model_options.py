@@ -1,4 +1,4 @@
-"""What ``qimeng compile`` and ``qimeng explain`` share: the model, the sizes of its inputs, what fell back."""
+"""What ``qimeng compile``, ``explain`` and ``tune`` share: the model, the sizes of its inputs, what fell back."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ Inputs = Annotated[
     ),
 ]
 
+Buckets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bucket",
+        metavar="NAME=SIZES",
+        help="Sizes of a flexible dimension that get code of their own, e.g. n=1,8,64 (default: a few of one such "
+        "dimension; n= for none); may be given again.",
+    ),
+]
+
 
 def model_and_passes(
     path: Path,
@@ -36,6 +46,7 @@ def model_and_passes(
     trials: int,
     say: Callable[[str], None],
     dtype: str = "f32",
+    buckets: Sequence[str] | None = None,
 ) -> tuple[IRModule, Pipeline]:
     """Read a model's file, and return it with the pipeline that compiles it for this machine."""
     from qimeng_tvm.api import checked_threads
@@ -44,14 +55,47 @@ def model_and_passes(
     from qimeng_tvm.relax.signature import fix_shapes
     from qimeng_tvm.relax.sources import read_model
 
-    shapes = dict(_shape(text) for text in inputs or ())
+    shapes, sizes = shapes_of(inputs), buckets_of(buckets)
     host = Hardware.host()
     count = checked_threads(host.cores if threads is None else threads, host)
     if trials < 0:
         raise UsageError(f"{trials} trials asked for; 0 or more are needed")
     say(f"read {path}")
     module = fix_shapes(read_model(path), shapes)
-    return module, Pipeline(measured(host), database, trials, count, say=say, dtype=dtype)
+    return module, Pipeline(measured(host), database, trials, count, say=say, dtype=dtype, buckets=sizes)
+
+
+def shapes_of(inputs: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that ``--input`` gives, by the names of inputs.
+
+    Raises
+    ------
+    UsageError
+        If one is not NAME=SHAPE.
+    """
+    return dict(_shape(text) for text in inputs or ())
+
+
+def buckets_of(buckets: Sequence[str] | None) -> dict[str, tuple[int, ...]] | None:
+    """Return the sizes that ``--bucket`` gives, by the names of dimensions; None for the default ones.
+
+    Raises
+    ------
+    UsageError
+        If one is not NAME=SIZES.
+    """
+    return dict(_sizes(text) for text in buckets) if buckets else None
+
+
+def _sizes(text: str) -> tuple[str, tuple[int, ...]]:
+    name, sign, sizes = text.partition("=")
+    try:
+        found = tuple(int(n) for n in sizes.split(",")) if sizes else ()
+    except ValueError:
+        found = (0,)
+    if not name or not sign or any(n < 1 for n in found):
+        raise UsageError(f"--bucket {text!r} is not NAME=SIZES, e.g. n=1,8,64")
+    return name, found
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -101,6 +101,9 @@ def _hardware(wanted: Wanted) -> Request:
 
 #: Every prompt, by its template's name.
 PROMPTS: Mapping[str, Shown] = {
+    "depthwise": Shown(
+        "a lane-wise intrinsic family (--dtype avx2_f32_depthwise)", ("dtype",), ("hardware",), _intrinsic
+    ),
     "hardware": Shown("a machine's profile, read out of its manual", ("manual",), (), _hardware),
     "intrinsic": Shown("a tensorize intrinsic family", ("dtype",), ("hardware", "allow-asm"), _intrinsic),
     "proposal": Shown("what to try of a rule's decisions for an operator", ("operator",), ("hardware",), _proposal),

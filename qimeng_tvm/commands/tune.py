@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from qimeng_tvm.commands.model import tune_file
+from qimeng_tvm.commands.model_options import Buckets, Dtype, Inputs, buckets_of, shapes_of
 from qimeng_tvm.commands.options import LLM_HELP, Spending
 from qimeng_tvm.commands.run import shown_value
 from qimeng_tvm.commands.telling import teller
@@ -36,6 +37,9 @@ def tune(
         int | None, typer.Option(help="Cores to use (default: 1 for a line, all of them for a model).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    dtype: Dtype = "f32",
+    inputs: Inputs = None,
+    buckets: Buckets = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the tuning records.")] = None,
     llm: Annotated[
         str | None, typer.Option(help=f"Who proposes what to try (default: the analytic model): {LLM_HELP}.")
@@ -70,8 +74,13 @@ def tune(
             seed=seed,
             database=out,
             time_limit=time_limit,
+            dtype=dtype,
+            shapes=shapes_of(inputs),
+            buckets=buckets_of(buckets),
         )
         return
+    if dtype != "f32" or inputs or buckets:
+        raise UsageError("--dtype, --input and --bucket are for a model: a line has its types and sizes in it")
     from qimeng_tvm.api import default_database
     from qimeng_tvm.search.progress import TuneBar
     from qimeng_tvm.tuner import tune_line

@@ -9,7 +9,7 @@ from qimeng_tvm.errors import GenerateError, UsageError
 from qimeng_tvm.files import write_atomic
 from qimeng_tvm.generate.intrinsic import IntrinsicSubject
 from qimeng_tvm.generate.produce import produce, reference_for
-from qimeng_tvm.generate.tasks import IntrinsicTask, tasks
+from qimeng_tvm.generate.tasks import IntrinsicTask, products_of
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import families
 from qimeng_tvm.intrin.registry import own_folder
@@ -28,8 +28,7 @@ def task_of_operands(request: Request, hardware: Hardware) -> IntrinsicTask:
     UsageError
         If the facts files know no primitive of this machine for them.
     """
-    wanted = (request.a_dtype, request.b_dtype)
-    fitting = [t for t in tasks().values() if t.runs_on(hardware) and t.dtypes[:2] == wanted]
+    fitting = products_of((request.a_dtype, request.b_dtype), hardware)
     if not fitting:
         raise UsageError(
             f"{hardware.name} has no primitive for {request.a_dtype} x {request.b_dtype} that the facts files know: "

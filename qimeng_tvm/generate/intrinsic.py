@@ -22,6 +22,7 @@ from qimeng_tvm.generate.verdict import ACCEPTED, NOT_RUN, STAGES, Verdict, judg
 from qimeng_tvm.hardware import host
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily
+from qimeng_tvm.intrin.contract import LANEWISE
 from qimeng_tvm.llm.messages import Reply
 from qimeng_tvm.llm.prompts.render import Prompt, intrinsic_prompt
 
@@ -187,7 +188,8 @@ def _told(measured: Measured, source: str, task: IntrinsicTask, hardware: Hardwa
         return _told_statically(measured)
     # Of several instructions for each product some run on other ports: their cycles at peak are not known.
     cycles = 1 / hardware.pipeline.fma if task.uops == 1 else 0.0
-    lines = [_line(label, speed, cycles) for label, speed in measured.own.items()]
+    step = "tap" if task.kind == LANEWISE else "k step"
+    lines = [_line(label, speed, cycles, step) for label, speed in measured.own.items()]
     promise = _PROMISE.search(source)
     if promise is not None:
         lines.append(f"The promise was {promise[1]} % of peak for the best tile.")
@@ -206,7 +208,7 @@ def _told_statically(measured: Measured) -> str:
     return text
 
 
-def _line(label: str, speed: Speed, cycles: float) -> str:
+def _line(label: str, speed: Speed, cycles: float, step: str) -> str:
     """Say how fast a tile is; ``cycles`` is what a product of vectors takes at peak, 0: not known."""
     if not speed.share:
         return (
@@ -217,7 +219,7 @@ def _line(label: str, speed: Speed, cycles: float) -> str:
         return f"{text}."
     rows, vectors = map(int, label.split(maxsplit=1)[0].split("x"))
     ideal = rows * vectors * cycles
-    return f"{text}, {ideal / speed.share:.1f} cycles a k step where {ideal:.1f} would be peak."
+    return f"{text}, {ideal / speed.share:.1f} cycles a {step} where {ideal:.1f} would be peak."
 
 
 def _checked_on(subject: IntrinsicSubject, measured: Measured) -> str:

@@ -125,7 +125,7 @@ def reference_for(task: IntrinsicTask, path: Path | None = None) -> IntrinFamily
     fitting = [
         f
         for f in known
-        if f.kind.split("_")[0] == "gemm"
+        if f.kind.split("_")[0] == task.kind
         and (f.isa, f.dtypes, f.lanes, set(f.requires)) == (task.isa, task.dtypes, task.lanes, set(task.requires))
     ]
     return fitting[0] if fitting else None

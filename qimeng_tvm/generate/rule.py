@@ -11,17 +11,18 @@ from statistics import geometric_mean
 
 from qimeng_tvm.check.worker import Worker
 from qimeng_tvm.errors import CheckError, ScheduleError
+from qimeng_tvm.generate.checked import Checked
 from qimeng_tvm.generate.loop import Judged
 from qimeng_tvm.generate.reference import modules_in
+from qimeng_tvm.generate.rule_operators import timed_operators
 from qimeng_tvm.generate.rule_sandbox import info_of, schedule_with
 from qimeng_tvm.generate.rule_verdict import STAGES, judge_rule
-from qimeng_tvm.generate.rules import RuleTask, timed_requests
+from qimeng_tvm.generate.rules import RuleTask
 from qimeng_tvm.generate.verdict import ACCEPTED
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.llm.messages import Reply
 from qimeng_tvm.llm.prompts.render import Prompt
 from qimeng_tvm.llm.prompts.rule import rule_prompt
-from qimeng_tvm.request import Request, describe
 from qimeng_tvm.schedule import ScheduleRule
 
 _SECONDS = 300.0
@@ -84,23 +85,25 @@ class RuleSubject:
         """Return how fast the operators are beside those of the reference, with default decisions."""
         if self.reference is None:
             return {}
-        requests = tuple(r for r in timed_requests(self.task) if self._serves(r))
+        operators = tuple(o for o in timed_operators(self.task) if self._serves(o))
         with Worker(preload=("tvm",)) as sandbox:
-            args = (source, self.task.module, requests, self.hardware, 0, 0)
+            args = (source, self.task.module, operators, self.hardware, 0, 0)
             made = sandbox.call("qimeng_tvm.generate.rule_sandbox:schedule", args, _SECONDS)
         if not made.ok or not isinstance(made.value, list):
             raise CheckError(f"{self.task.name} could not be applied a second time: {made.message or made.value}")
-        theirs = schedule_with(self.reference, requests, self.hardware, 0, 0)
+        theirs = schedule_with(self.reference, operators, self.hardware, 0, 0)
         with Worker(preload=("tvm",)) as worker:
             pair = (made.value, theirs)
             timed = worker.call("qimeng_tvm.generate.speed:compare_operators", pair, _SECONDS)
         if not timed.ok:
             raise CheckError(f"{self.task.name} could not be timed: {timed.message}")
-        return {describe(r).partition(",")[0]: ratio for r, ratio in zip(requests, timed.value, strict=True)}
+        return {o.name: ratio for o, ratio in zip(operators, timed.value, strict=True)}
 
-    def _serves(self, request: Request) -> bool:
+    def _serves(self, operator: Checked) -> bool:
         assert self.reference is not None
-        return self.reference.match(info_of(request, self.hardware)[1], self.hardware)
+        return operator.cores <= self.hardware.cores and self.reference.match(
+            info_of(operator, self.hardware)[1], self.hardware
+        )
 
     def _header(self, checked: int, ratio: float) -> str:
         today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from qimeng_tvm.errors import ScheduleError
+from qimeng_tvm.generate.checked import Checked
 from qimeng_tvm.generate.sandbox import SourceError, imported, source_error
 from qimeng_tvm.hardware.model import Hardware
-from qimeng_tvm.request import Request, describe
 
 #: Tries to draw legal decisions.
 _TRIES = 400
@@ -23,7 +23,7 @@ class Scheduled:
 
     Attributes
     ----------
-    request : Request
+    operator : Checked
         What it computes.
     values : mapping
         The decisions.
@@ -35,7 +35,7 @@ class Scheduled:
         The decisions were drawn at random: legal, not good.
     """
 
-    request: Request
+    operator: Checked
     values: Mapping[str, int | str]
     module: str
     intrins: tuple[str, ...]
@@ -49,7 +49,7 @@ class Offered:
     Attributes
     ----------
     matches, matches_other : bool
-        Whether it takes the operator, and the same one with operands that no family computes.
+        Whether it takes the operator, and one that it must leave alone.
     decisions : tuple of str
         Names; empty when it does not match.
     problem : str
@@ -71,40 +71,42 @@ def declare_rule(source: str, module: str) -> dict[str, Any] | SourceError:
         return source_error(error, {})
 
 
-def offered(source: str, module: str, requests: Sequence[Request], hardware: Hardware) -> list[Offered] | SourceError:
-    """Ask a rule for its decisions on some operators."""
+def offered(
+    source: str, module: str, operators: Sequence[Checked], hardware: Hardware, other: Mapping[str, str]
+) -> list[Offered] | SourceError:
+    """Ask a rule for its decisions on some operators; ``other`` makes each into one that it must leave alone."""
     answers = []
     where: dict[str, Any] = {}
     try:
         rule = _rule(source, module)
-        for request in requests:
-            where = {"operator": describe(request)}
-            info = info_of(request, hardware)[1]
-            other = rule.match(replace(info, a_dtype="float8"), hardware)
+        for operator in operators:
+            where = {"operator": operator.label}
+            info = info_of(operator, hardware)[1]
+            foreign = bool(rule.match(replace(info, **other), hardware))
             if not rule.match(info, hardware):
-                answers.append(Offered(False, bool(other), (), ""))
+                answers.append(Offered(False, foreign, (), ""))
                 continue
             space = rule.space(info, hardware)
-            answers.append(Offered(True, bool(other), tuple(d.name for d in space.decisions), _illegal(space)))
+            answers.append(Offered(True, foreign, tuple(d.name for d in space.decisions), _illegal(space)))
     except Exception as error:  # as above
         return source_error(error, where)
     return answers
 
 
 def schedule(
-    source: str, module: str, requests: Sequence[Request], hardware: Hardware, draws: int, seed: int
+    source: str, module: str, operators: Sequence[Checked], hardware: Hardware, draws: int, seed: int
 ) -> list[Scheduled] | SourceError:
     """Schedule some operators with the default decisions, and with ``draws`` drawn ones each."""
     where: dict[str, Any] = {}
     try:
-        return schedule_with(_rule(source, module), requests, hardware, draws, seed, where)
+        return schedule_with(_rule(source, module), operators, hardware, draws, seed, where)
     except Exception as error:  # as above
         return source_error(error, where)
 
 
 def schedule_with(
     rule: Any,
-    requests: Sequence[Request],
+    operators: Sequence[Checked],
     hardware: Hardware,
     draws: int,
     seed: int,
@@ -118,16 +120,16 @@ def schedule_with(
 
     made: list[Scheduled] = []
     told = where if where is not None else {}
-    for number, request in enumerate(requests):
-        func, info = info_of(request, hardware)
+    for number, operator in enumerate(operators):
+        func, info = info_of(operator, hardware)
         space = rule.space(info, hardware)
         task = Task(func, info, hardware, rule, space)
         for order, values in enumerate(_drawn(space, draws, np.random.default_rng([seed, number]))):
             told.clear()
-            told.update({"operator": describe(request), **values})
+            told.update({"operator": operator.label, **values})
             sch = build_schedule(task, values)
             text = "".join(tvm.ir.save_json(sch.mod["main"]))
-            made.append(Scheduled(request, values, text, names_in(str(sch.trace)), drawn=order > 0))
+            made.append(Scheduled(operator, values, text, names_in(str(sch.trace)), drawn=order > 0))
     return made
 
 
@@ -145,18 +147,16 @@ def _rule(source: str, module: str) -> Any:
     return own[0]()
 
 
-def info_of(request: Request, hardware: Hardware) -> tuple[Any, Any]:
-    """Return the function of a request, and its anchor."""
+def info_of(operator: Checked, hardware: Hardware) -> tuple[Any, Any]:
+    """Return the function of an operator, and its anchor."""
     from qimeng_tvm.hardware.target import target_of  # noqa: PLC0415
-    from qimeng_tvm.operators import prim_func  # noqa: PLC0415
     from qimeng_tvm.schedule.apply import narrow_indices  # noqa: PLC0415
     from qimeng_tvm.schedule.readers import analyze  # noqa: PLC0415
 
-    threads = request.threads or 1
-    func = narrow_indices(prim_func(request, target_of(hardware, threads))[1])
-    info = analyze(func, threads)
+    func = narrow_indices(operator.prim_func(target_of(hardware, operator.cores)))
+    info = analyze(func, operator.cores)
     if info is None:
-        raise ScheduleError(f"{describe(request)} has no anchor; this is not the rule's fault")
+        raise ScheduleError(f"{operator.label} has no anchor; this is not the rule's fault")
     return func, info
 
 

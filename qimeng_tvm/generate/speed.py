@@ -21,17 +21,18 @@ from qimeng_tvm.bench.timing import QUICK, Sample, Sampler, interleave_calmly, t
 from qimeng_tvm.check.audit import AuditReport
 from qimeng_tvm.check.buffers import numpy_dtype
 from qimeng_tvm.check.intrinsic import big_tile
-from qimeng_tvm.check.tile import IntrinsicSpec, Placement, buffer_shapes, tensorized
+from qimeng_tvm.check.placement import Placement
+from qimeng_tvm.check.tile import IntrinsicSpec, buffer_shapes, products, tensorized
 from qimeng_tvm.errors import CheckError
 from qimeng_tvm.generate.rule_sandbox import Scheduled
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.hardware.tables import with_implied
-from qimeng_tvm.intrin import IntrinFamily
-from qimeng_tvm.numerics import make_inputs
-from qimeng_tvm.request import describe
+from qimeng_tvm.intrin import IntrinFamily, LaneShape
 
 #: Multiply-adds of one call, about: enough that the call itself does not count.
 _WORK = 2_000_000
+#: Taps that a lane-wise kernel is called for on each tile: enough that loading and storing its sums does not count.
+_TAPS = 75
 #: Of every accumulator type that there is (float32, int32).
 _ACCUMULATOR_BITS = 32
 #: Samples of a millisecond: what a neighbour takes away for a moment is in few of them.
@@ -61,11 +62,23 @@ def timed_variants(family: IntrinFamily) -> dict[str, dict[str, int]]:
     """Return the micro-kernels that stand for a family: its best tile, one row, and the tile on a panel of A."""
     mr, nv = big_tile(family)
     row = max(v for v in range(1, 9) if family.fits(1, v))
+    if family.lanewise:
+        return _timed_lanes(family, (mr, nv), (1, row))
     common = {"kc": 192 * family.k_pack, "ku": 4, "a_panel": 0, "c_local": 1, "ahead": 0}
     drafts = {f"{mr}x{nv}": {"mr": mr, "nv": nv, **common}, f"1x{row}": {"mr": 1, "nv": row, **common}}
     if "a_panel" in family.parameters:
         drafts[f"{mr}x{nv} panel"] = {"mr": mr, "nv": nv, **common, "a_panel": 1}
     return {label: {p: draft[p] for p in family.parameters} for label, draft in drafts.items()}
+
+
+def _timed_lanes(family: IntrinFamily, best: tuple[int, int], row: tuple[int, int]) -> dict[str, dict[str, int]]:
+    """The best tile, one pixel, and the best tile with operands that the caller loads."""
+    drafts = {"": (best, 0), " one pixel": (row, 0), " loaded": (best, 1)}
+    found = {}
+    for what, ((mr, nv), local) in drafts.items():
+        label = f"{mr}x{nv}" if mr == 1 else f"{mr}x{nv}{what}"
+        found[label] = {p: {"mr": mr, "nv": nv, "step": 1, "in_local": local}[p] for p in family.parameters}
+    return found
 
 
 def as_seen_by(family: IntrinFamily, hardware: Hardware) -> Hardware:
@@ -116,35 +129,28 @@ def compare_operators(ours: Sequence[Scheduled], theirs: Sequence[Scheduled]) ->
         found, _ = interleave_calmly({name: _sampler(call) for name, call in calls.items()}, _PLAN)
         both = [s for s in found.values() if isinstance(s, Sample)]
         if len(both) != len(calls):
-            raise CheckError(f"{describe(own.request)} could not be timed")
+            raise CheckError(f"{own.operator.label} could not be timed")
         ratios.append(both[1].seconds_median / both[0].seconds_median)
     return ratios
 
 
 def _operator(one: Scheduled) -> Any:
-    """Return a closure that runs a scheduled operator; a constant B is packed beforehand."""
+    """Return a closure that runs a scheduled operator; what is constant is packed beforehand."""
     import tvm  # noqa: PLC0415 (only in the worker)
 
-    from qimeng_tvm.compiler import pack_parameters_of, parameters_of  # noqa: PLC0415
+    from qimeng_tvm.compiler import tensors_of  # noqa: PLC0415
     from qimeng_tvm.hardware import configure_threads, host, target_of  # noqa: PLC0415
     from qimeng_tvm.lowering import build  # noqa: PLC0415
-    from qimeng_tvm.schedule.prepack import MAIN, PACK, split_prepack  # noqa: PLC0415
+    from qimeng_tvm.schedule.prepack import MAIN, split_prepack  # noqa: PLC0415
 
-    threads = one.request.threads or 1
-    configure_threads(threads)
+    configure_threads(one.operator.cores)
     operator = split_prepack(tvm.ir.load_json(one.module))
-    library = build(operator.module, target_of(host(), threads))
-    inputs = make_inputs(one.request, 0)
-    arrays = [tvm.runtime.tensor(inputs[name]) for name in ("A", "B", "bias") if name in inputs]
-    if operator.packs:
-        packed = pack_parameters_of(operator)[-1]
-        room = tvm.runtime.empty(packed.shape, packed.dtype)
-        library[PACK](arrays[1], room)
-        arrays[1] = room
-    out = parameters_of(operator)[-1]
-    c = tvm.runtime.empty(out.shape, out.dtype)
+    library = build(operator.module, target_of(host(), one.operator.cores))
+    tensors = one.operator.tensors(library, operator)
+    out = tensors_of(operator.main)[-1]
+    result = tvm.runtime.empty(out.shape, out.dtype)
     main = library[MAIN]
-    return lambda: main(*arrays, c)
+    return lambda: main(*tensors, result)
 
 
 def _sampler(call: Any) -> Sampler:
@@ -162,8 +168,9 @@ def _call(spec: IntrinsicSpec) -> tuple[Any, float]:
     from qimeng_tvm.lowering import build  # noqa: PLC0415
 
     s = spec.shape
-    tiles = max(1, min(_WORK // (s.mr * s.nr * s.kc), 32))
-    placement = Placement("speed", (tiles, 1, 1))
+    calls = (1, 1, _TAPS) if isinstance(s, LaneShape) else (1, 1, 1)
+    tiles = max(1, min(_WORK // products(s, Placement("one", calls)), 32))
+    placement = Placement("speed", (tiles, *calls[1:]))
     library = build(tvm.IRModule({"speed": tensorized(spec, placement)}), tvm.target.Target(dict(spec.target)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speed.so"
@@ -176,4 +183,4 @@ def _call(spec: IntrinsicSpec) -> tuple[Any, float]:
         for shape, dtype in zip(buffer_shapes(s, placement), dtypes, strict=True)
     ]
     main = loaded["speed"]
-    return lambda: main(*operands), 2.0 * tiles * s.mr * s.nr * s.kc
+    return lambda: main(*operands), 2.0 * products(s, placement)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qimeng_tvm.errors import UsageError
 from qimeng_tvm.files import TomlError, parse_toml
 from qimeng_tvm.hardware.model import Hardware
+from qimeng_tvm.intrin.contract import LANEWISE
 
 #: Instruction sets that have a facts file.
 ISAS = ("x86", "arm", "riscv")
@@ -68,6 +69,8 @@ class IntrinsicTask:
         Layout of narrow operands, and what the instruction wants.
     version : int
         Of the family: raised when a file of that name had another text before.
+    kind : str
+        ``gemm``, the micro-kernel of a matrix product, or ``depthwise``, the lane-wise one (`LaneShape`).
     inline_asm : bool
         Its LLVM text may hold the primitives as inline assembly too. Not of the facts files: the user's to allow.
     """
@@ -89,6 +92,7 @@ class IntrinsicTask:
     primitives: tuple[Primitive, ...]
     notes: str = ""
     version: int = 1
+    kind: str = "gemm"
     inline_asm: bool = False
 
     @property
@@ -105,6 +109,8 @@ class IntrinsicTask:
     @property
     def parameters(self) -> tuple[str, ...]:
         """Of the builder."""
+        if self.kind == LANEWISE:
+            return ("mr", "nv", "step", "in_local")
         panel = ("a_panel",) if self.a_panel else ()
         return ("mr", "nv", "kc", "ku", *panel, "c_local", "ahead")
 
@@ -134,6 +140,7 @@ class _Task(_Strict):
     primitives: tuple[str, ...]
     notes: str = ""
     version: int = 1
+    kind: Literal["gemm", "depthwise"] = "gemm"
 
 
 class _Facts(_Strict):
@@ -184,6 +191,11 @@ _OPERANDS = {
 }
 
 
+def products_of(operands: tuple[str, str], hardware: Hardware) -> list[IntrinsicTask]:
+    """Return the tasks of matrix products of these operands that a machine can run."""
+    return [t for t in tasks().values() if t.kind == "gemm" and t.runs_on(hardware) and t.dtypes[:2] == operands]
+
+
 def task_for(hardware: Hardware, dtype: str) -> IntrinsicTask:
     """Return the task of an operand type that suits a machine best: the widest it has the instructions for.
 
@@ -207,7 +219,7 @@ def task_for(hardware: Hardware, dtype: str) -> IntrinsicTask:
         raise UsageError(
             f"no operand type or task {dtype!r}; types: {', '.join(_OPERANDS)}; tasks: {', '.join(tasks())}"
         )
-    fitting = [t for t in tasks().values() if t.runs_on(hardware) and t.dtypes[:2] == operands]
+    fitting = products_of(operands, hardware)
     if not fitting:
         raise UsageError(f"{hardware.name} has no primitive for {dtype} that the facts files know")
     return max(fitting, key=lambda t: t.lanes * t.k_pack)

@@ -188,7 +188,7 @@ def _examined(
         reports.append(report)
         if not report.ok:
             stage = "numbers" if not report.numbers.ok else "audit"
-            where = f"gemm({', '.join(f'{k}={v}' for k, v in values.items())}): {report.problem}"
+            where = f"{family.kind}({', '.join(f'{k}={v}' for k, v in values.items())}): {report.problem}"
             return Verdict(stage, where, source, family, tuple(reports))
     return Verdict(ACCEPTED if run else NOT_RUN, "", source, family, tuple(reports))
 
@@ -209,7 +209,7 @@ def declaration_problems(facts: Mapping[str, Any], task: IntrinsicTask) -> list[
     """Return what a family declares otherwise than its task says."""
     wanted: dict[str, Any] = {
         "isa": task.isa,
-        "kind": "gemm",
+        "kind": task.kind,
         "requires": task.requires,
         "dtypes": task.dtypes,
         "storage": task.storage,

@@ -11,6 +11,10 @@ from typing import Any
 from qimeng_tvm.errors import IntrinError
 
 PREFIX = "qimeng"
+#: Kind of the families that depthwise convolutions are made of.
+LANEWISE = "depthwise"
+#: Registers of a lane-wise micro-kernel besides its sums: a vector of A and one of B.
+_LANE_OPERANDS = 2
 _NAME = re.compile(r"^qimeng\.([a-z0-9]+)\.([a-z0-9_]+)\.([a-z0-9_]+)\.([0-9x]+)@([0-9]+)$")
 
 Builder = Callable[..., tuple[Any, Any]]
@@ -35,7 +39,8 @@ class IntrinFamily:
     registers : int
         Vector registers its instructions can name.
     scratch : int
-        Vector registers it needs beside accumulators, min(mr, nv) operand vectors and one broadcast.
+        Vector registers it needs beside accumulators, min(mr, nv) operand vectors and one broadcast; of a lane-wise
+        family beside accumulators and one vector of either operand.
     scratch_columns : int
         As many again for each of the nv vectors of a row.
     k_pack : int
@@ -83,8 +88,15 @@ class IntrinFamily:
         """``isa.module.kind``, unique among families."""
         return f"{self.isa}.{self.module}.{self.kind}"
 
+    @property
+    def lanewise(self) -> bool:
+        """Whether it multiplies element by element (`LaneShape`); else it is a matrix product's (`GemmShape`)."""
+        return self.kind.split("_")[0] == LANEWISE
+
     def fits(self, mr: int, nv: int) -> bool:
         """Tell whether a micro-kernel of mr rows by nv vectors keeps everything in registers."""
+        if self.lanewise:
+            return mr * nv + _LANE_OPERANDS + self.scratch <= self.registers
         # With more vectors than rows LLVM keeps one more vector of B in flight (seen as spills in the inner loop).
         streamed = 1 if nv > mr > 1 else 0
         needed = mr * nv + min(mr, nv) + 1 + streamed + self.scratch + nv * self.scratch_columns

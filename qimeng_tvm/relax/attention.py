@@ -9,6 +9,7 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import mutator
 
+from qimeng_tvm.relax.grouped import group_heads
 from qimeng_tvm.relax.rewriting import Rewriter, rewriting_pass, shape_of
 
 _OPERATORS = ("relax.nn.attention", "relax.nn.attention_bias")
@@ -18,9 +19,10 @@ def decompose_attention() -> tvm.transform.Pass:
     """Return the pass that takes ``nn.attention`` of known shapes apart.
 
     Queries, keys and values come as (batch, sequence, heads, width). The transposes that bring heads outside are
-    folded into the products afterwards.
+    folded into the products afterwards. Where there are fewer heads of keys and values than of queries, the products
+    are taken on these.
     """
-    return rewriting_pass("qimeng.DecomposeAttention", _DecomposeAttention)
+    return tvm.transform.Sequential([rewriting_pass("qimeng.DecomposeAttention", _DecomposeAttention), group_heads()])
 
 
 @mutator
@@ -30,14 +32,17 @@ class _DecomposeAttention(Rewriter):
             return call
         query, key, value = call.args[:3]
         shape, keys = shape_of(query), shape_of(key)
-        if shape is None or keys is None or shape[2] != keys[2]:
-            return call  # fewer heads of keys than of queries
+        if shape is None or keys is None or shape[2] % keys[2]:
+            return call
         if getattr(call.attrs, "window_size", None) is not None:
             return call
         emit, permute = self.builder_.emit, relax.op.permute_dims
         dtype = str(query.ty.dtype)
         scale = float(call.attrs.scale) if call.attrs.scale is not None else 1.0 / math.sqrt(shape[-1])
-        scores = emit(relax.op.matmul(emit(permute(query, [0, 2, 1, 3])), emit(permute(key, [0, 2, 3, 1]))))
+        columns, rows = emit(permute(key, [0, 2, 3, 1])), emit(permute(value, [0, 2, 1, 3]))
+        if shape[2] != keys[2]:
+            columns, rows = (emit(relax.op.repeat(x, shape[2] // keys[2], 1)) for x in (columns, rows))
+        scores = emit(relax.op.matmul(emit(permute(query, [0, 2, 1, 3])), columns))
         scores = emit(relax.op.multiply(scores, relax.const(scale, dtype)))
         if len(call.args) > 3:
             scores = emit(relax.op.add(scores, call.args[3]))
@@ -45,7 +50,7 @@ class _DecomposeAttention(Rewriter):
         if causal is not None:
             scores = emit(relax.op.add(scores, _causal(str(causal), shape[1], keys[1], dtype)))
         weights = emit(relax.op.nn.softmax(scores, -1))
-        return permute(emit(relax.op.matmul(weights, emit(permute(value, [0, 2, 1, 3])))), [0, 2, 1, 3])
+        return permute(emit(relax.op.matmul(weights, rows)), [0, 2, 1, 3])
 
 
 def _causal(kind: str, rows: int, columns: int, dtype: str) -> relax.Expr:

@@ -47,7 +47,7 @@ def link_functions(module: tvm.IRModule, target: Target) -> tvm.IRModule:
     linked = _CallsOutside(module).transform()
     linked[_NOTHING] = _nothing()
     before = list((module.attrs or {}).get(_LIBRARIES, []))
-    return linked.with_attr(_LIBRARIES, [*before, getattr(library, "mod", library)])
+    return linked.with_attr(_LIBRARIES, [*before, library])
 
 
 def _nothing() -> tirx.PrimFunc:

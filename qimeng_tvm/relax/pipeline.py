@@ -94,14 +94,11 @@ class Pipeline:
             If the options are of no use, or tuning was asked for and cannot be done.
         """
         hardware = self.machine()
-        if self.dtype == "bf16" and not families_for(hardware.isa, BF16, hardware.features):
-            raise UsageError(f"no micro-kernel computes bfloat16 products on {hardware.name}: leave dtype at 'f32'")
         threads = self.cores(hardware)
         self._seconds = {}
         target = target_of(hardware, threads)
         with self._timed("legalize and fuse"):
-            bucketed = specialize(module, bucket_sizes(module, self.buckets))
-            fused = legalize_and_fuse(bucketed, target, self.dtype)
+            fused = self.fused(module)
         if self.trials:
             with self._timed("tune"):
                 self._tune(fused, hardware, threads)
@@ -116,6 +113,20 @@ class Pipeline:
         with self._timed("compile"):
             linked = link_functions(planned, target)
         return linked
+
+    def fused(self, module: tvm.IRModule) -> tvm.IRModule:
+        """Return a module's functions before any schedule: those that are tuned, and whose records are looked up.
+
+        Raises
+        ------
+        UsageError
+            If the machine cannot compute in the type that was asked for, or buckets do not fit the module.
+        """
+        hardware = self.machine()
+        if self.dtype == "bf16" and not families_for(hardware.isa, BF16, hardware.features):
+            raise UsageError(f"no micro-kernel computes bfloat16 products on {hardware.name}: leave dtype at 'f32'")
+        bucketed = specialize(module, bucket_sizes(module, self.buckets))
+        return legalize_and_fuse(bucketed, target_of(hardware, self.cores(hardware)), self.dtype)
 
     def machine(self) -> Hardware:
         """Return the machine that the code is for."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tvm
 from tvm import relax
 
 from qimeng_tvm.relax.attention import decompose_attention
-from qimeng_tvm.relax.canonical import order_operands
+from qimeng_tvm.relax.canonical import order_operands, plain_operators, separate_operands
 from qimeng_tvm.relax.clips import lift_clips
 from qimeng_tvm.relax.flatten import flatten
 from qimeng_tvm.relax.fold_scale import fold_scale
@@ -23,16 +25,19 @@ from qimeng_tvm.relax.transposes import fold_transposes
 _VIEWS = ("relax.reshape",)
 
 
-def legalize_and_fuse(mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "f32") -> tvm.IRModule:
+def legalize_and_fuse(
+    mod: tvm.IRModule, target: tvm.target.Target, dtype: str = "f32", *, late: Sequence[tvm.transform.Pass] = ()
+) -> tvm.IRModule:
     """Take a Relax module, of one operator or of a whole model, to fused PrimFuncs.
 
-    With ``dtype="bf16"`` products and convolutions of float32 take bfloat16 operands.
+    With ``dtype="bf16"`` products and convolutions of float32 take bfloat16 operands. ``late`` are passes for when all
+    operators have the form that rules read: what the machine has a say in.
 
     One PrimFunc holds an anchor and its epilogue; transposed operands are read in place. Parameters after
     ``num_input`` and constants are marked ``layout_free_buffers`` in the PrimFuncs that read them.
     """
     with target:
-        return tvm.transform.Sequential([*simplifying(), *rewriting(dtype), *fusing()])(mod)
+        return tvm.transform.Sequential([*simplifying(), *rewriting(dtype), *late, *fusing()])(mod)
 
 
 def simplifying() -> list[tvm.transform.Pass]:
@@ -70,6 +75,7 @@ def rewriting(dtype: str = "f32") -> list[tvm.transform.Pass]:
     """Operators in the one form that rules read."""
     return [
         lift_clips(),
+        plain_operators(),
         *integer_contractions(),
         *channels_last(),
         fold_scale(),
@@ -81,6 +87,7 @@ def rewriting(dtype: str = "f32") -> list[tvm.transform.Pass]:
         flatten(),
         relax.transform.CanonicalizeBindings(),
         *(narrow_contractions() if dtype == "bf16" else []),
+        separate_operands(),
         *fold_transposes(),
         relax.transform.DeadCodeElimination(),
     ]

@@ -15,7 +15,9 @@ from tvm import relax
 from tvm.relax.expr_functor import mutator
 
 from qimeng_tvm.relax.constants import Array, value_of
+from qimeng_tvm.relax.integers import byte_products
 from qimeng_tvm.relax.rewriting import Rewriter, axes_of, rewriting_pass, shape_of
+from qimeng_tvm.relax.scale_chains import fold_scale_chains
 
 _QUANTIZE, _DEQUANTIZE = "relax.quantize", "relax.dequantize"
 _BYTES = ("int8", "uint8")
@@ -38,8 +40,11 @@ def integer_contractions() -> list[tvm.transform.Pass]:
     or both operands are activations without zero points.
     """
     return [
+        byte_products(),
         rewriting_pass("qimeng.IntegerContractions", _Integers),
         rewriting_pass("qimeng.SpellOutScales", _SpellOut),
+        relax.transform.DeadCodeElimination(),  # what is scaled where it is read is read there alone
+        fold_scale_chains(),
         relax.transform.DeadCodeElimination(),
     ]
 

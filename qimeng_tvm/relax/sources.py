@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from qimeng_tvm.errors import ModelError, UsageError
+from qimeng_tvm.relax.qlinear import as_qdq
 
 if TYPE_CHECKING:
     from tvm import IRModule
@@ -196,7 +197,7 @@ def _from_onnx(model: Any, name: Path | str) -> IRModule:
     from tvm.relax.frontend.onnx import from_onnx  # noqa: PLC0415 (TVM and ONNX take seconds)
 
     with _reading(name, "is refused by TVM's ONNX front end"):
-        return from_onnx(model)
+        return from_onnx(as_qdq(model))
 
 
 def _torch(file: Path) -> IRModule:

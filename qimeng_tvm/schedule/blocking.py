@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
+from functools import cache
+from itertools import product
+from math import ceil, inf
 
 from qimeng_tvm.errors import ScheduleError
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Value, Values
-from qimeng_tvm.schedule.estimate import gemm_cycles
+from qimeng_tvm.schedule.estimate import gemm_cycles, least_cycles
 
 
 def round_up(value: int, unit: int) -> int:
@@ -112,12 +114,14 @@ class GemmPlan:
         return self.family.intrin_name(**{p: values[p] for p in self.family.parameters})
 
 
+@cache
 def split_kernel(text: str) -> tuple[int, int]:
     """Read ``"6x2"``: rows and vectors a row."""
     mr, nv = text.split("x")
     return int(mr), int(nv)
 
 
+@cache
 def balanced(tiles: int, target: int) -> int:
     """Return the block size near ``target`` that wastes the fewest of ``tiles``; ties go to the closest."""
     if target >= tiles:
@@ -126,6 +130,7 @@ def balanced(tiles: int, target: int) -> int:
     return min(range(low, high + 1), key=lambda t: (round_up(tiles, t) - tiles, abs(t - target)))
 
 
+@cache
 def split_k(k: int, target: int, k_pack: int) -> tuple[int, int]:
     """Return (kc, calls) with kc a multiple of ``k_pack`` near ``target``, wasting as little of K as can be."""
     if k < 2 * k_pack:
@@ -177,7 +182,10 @@ def gemm_plan(info: BlockInfo, families: tuple[IntrinFamily, ...], choose: Choos
 
 def gemm_illegal(info: BlockInfo, families: tuple[IntrinFamily, ...], values: Values) -> str | None:
     """Say why these decisions do not go together, or None."""
-    plan = gemm_plan(info, families, values.__getitem__)
+    return _refused(info, gemm_plan(info, families, values.__getitem__))
+
+
+def _refused(info: BlockInfo, plan: GemmPlan) -> str | None:
     family = plan.family
     if not family.fits(plan.mr, plan.nv):
         return f"a {plan.mr}x{plan.nv} micro-kernel does not fit {family.registers} registers"
@@ -284,12 +292,50 @@ def default_values(
     """Return the legal decisions of the fewest estimated cycles, by descent from several starts.
 
     The full product of the candidates is too large to price; micro-kernel and packing are tried
-    exhaustively, and for each the blocking is improved one decision at a time.
+    exhaustively, but for those that no blocking makes good enough, and for each the blocking is improved one
+    decision at a time.
     """
     start = {name: values[0] for name, (values, _) in choices.items()}
     start |= {"kc": choices["kc"][0][-1], "mc": choices["mc"][0][-1], "nc": choices["nc"][0][-1], "unroll": 2}
-    # No single step leads to what goes together: several streams from memory to a shallow call and a narrow block,
-    # prefetching the next panel of a split K to a single one in a block.
+    starts = _starts(info, choices)
+    known: dict[tuple[Value, ...], float] = {}
+
+    def cost(values: dict[str, Value]) -> float:
+        key = tuple(values.values())  # descents from several starts meet
+        if key not in known:
+            plan = gemm_plan(info, families, values.__getitem__)
+            known[key] = gemm_cycles(info, plan, hardware) if _refused(info, plan) is None else inf
+        return known[key]
+
+    tried: list[tuple[float, int, dict[str, Value]]] = []
+    for family in families:
+        kernels = [k for k in choices["micro_kernel"][0] if family.fits(*split_kernel(str(k)))]
+        for kernel, pack_a, pack_b in product(kernels, choices["pack_a"][0], choices["pack_b"][0]):
+            fixed = {"family": family.key, "micro_kernel": kernel, "pack_a": pack_a, "pack_b": pack_b}
+            least = least_cycles(info, family, *split_kernel(str(kernel)), str(pack_a), str(pack_b), hardware)
+            tried.append((least, len(tried), fixed))
+    best, best_cost, best_place = start, inf, 0
+    for least, place, fixed in sorted(tried, key=lambda t: t[:2]):
+        if least > best_cost:
+            break
+        for first in starts:
+            values = {**start, **fixed, "order": "m" if fixed["pack_a"] == "block" else "n", **first}
+            values, price = _descend(values, cost, choices)
+            # Of the equally good ones the first, wherever the bounds put it.
+            if price < best_cost or (price == best_cost and place < best_place):
+                best, best_cost, best_place = values, price, place
+    if best_cost == inf:
+        raise ScheduleError(f"no legal blocking for {info.m}x{info.n}x{info.k} with {families[0].key}")
+    used = gemm_plan(info, families, best.__getitem__).ahead > 0
+    return {**best, "prefetch": "yes" if used else "no"}  # what is said to be done is done
+
+
+def _starts(info: BlockInfo, choices: dict[str, tuple[tuple[Value, ...], str]]) -> list[dict[str, Value]]:
+    """Return what descents start from, where that is not the whole of every dimension.
+
+    No single step leads to what goes together: several streams from memory to a shallow call and a narrow block,
+    prefetching the next panel of a split K to a single one in a block.
+    """
     together: tuple[dict[str, int], ...] = (
         {"kc": 8, "nc": 128},
         {"kc": 1024, "nc": 16},
@@ -303,33 +349,7 @@ def default_values(
         }
         if reached["kc"] == target["kc"] or target["kc"] >= info.k:
             starts.append({**reached, "order": "n"})
-    best: dict[str, Value] = {}
-    best_cost = float("inf")
-
-    known: dict[tuple[Value, ...], float] = {}
-
-    def cost(values: dict[str, Value]) -> float:
-        key = tuple(values[name] for name in choices)  # descents from several starts meet
-        if key not in known:
-            legal = gemm_illegal(info, families, values) is None
-            plan = gemm_plan(info, families, values.__getitem__)
-            known[key] = gemm_cycles(info, plan, hardware) if legal else float("inf")
-        return known[key]
-
-    for family in families:
-        for kernel in (k for k in choices["micro_kernel"][0] if family.fits(*split_kernel(str(k)))):
-            for pack_a in choices["pack_a"][0]:
-                for pack_b in choices["pack_b"][0]:
-                    fixed = {"family": family.key, "micro_kernel": kernel, "pack_a": pack_a, "pack_b": pack_b}
-                    for first in starts:
-                        values = {**start, **fixed, "order": "m" if pack_a == "block" else "n", **first}
-                        here = _descend(values, cost, choices)
-                        if here[1] < best_cost:
-                            best, best_cost = here
-    if not best:
-        raise ScheduleError(f"no legal blocking for {info.m}x{info.n}x{info.k} with {families[0].key}")
-    used = gemm_plan(info, families, best.__getitem__).ahead > 0
-    return {**best, "prefetch": "yes" if used else "no"}  # what is said to be done is done
+    return starts
 
 
 #: What the descent changes, in this order.

@@ -104,7 +104,7 @@ class SearchSpace:
 
 
 #: Kinds of functions that multiply and sum.
-CONTRACTIONS = ("matmul", "conv2d", "depthwise")
+CONTRACTIONS = ("matmul", "conv2d", "winograd", "depthwise")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from qimeng_tvm.errors import ScheduleError
 from qimeng_tvm.hardware.model import Hardware
@@ -21,6 +22,20 @@ from qimeng_tvm.schedule.conv_form import PAD, ConvForm, form_of
 _MOST_ROWS = 30
 #: Filters of a block, as targets.
 _FILTERS = (16, 32, 64, 128, 256, 512, WHOLE)
+
+
+class Tiled(Protocol):
+    """What register tiles make up: pixels of a row by filters."""
+
+    @property
+    def x(self) -> int:
+        """Pixels of a row."""
+        raise NotImplementedError
+
+    @property
+    def f(self) -> int:
+        """Filters."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,7 @@ def conv_illegal(info: BlockInfo, families: tuple[IntrinFamily, ...], values: Va
     return None
 
 
-def kernels_of(form: ConvForm, family: IntrinFamily) -> tuple[str, ...]:
+def kernels_of(form: Tiled, family: IntrinFamily) -> tuple[str, ...]:
     """Micro-kernels that make up a row and the filters, less those that a larger one could stand for."""
     vectors = form.f // family.lanes if form.f % family.lanes == 0 else 0
     fitting = [

@@ -25,6 +25,13 @@ def round_up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
+def filled_width(width: int) -> int:
+    """Return the pixels of a row, rounded up so that a good micro-kernel takes them whole."""
+    if width < _ROWS.start:
+        return width
+    return next(w for w in range(width, 2 * width) if any(w % rows == 0 for rows in _ROWS))
+
+
 @dataclass(frozen=True)
 class ConvForm:
     """A convolution with NHWC pixels, and what it is rounded up to.
@@ -82,10 +89,7 @@ class ConvForm:
     @property
     def x(self) -> int:
         """Pixels of a row of the output, so many that a good micro-kernel takes them whole."""
-        width = self.window.out[1]
-        if width < _ROWS.start:
-            return width
-        return next(w for w in range(width, 2 * width) if any(w % rows == 0 for rows in _ROWS))
+        return filled_width(self.window.out[1])
 
     @property
     def rows(self) -> int:

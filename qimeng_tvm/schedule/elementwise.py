@@ -24,8 +24,6 @@ from qimeng_tvm.schedule.vector_math import has_conditions, is_expensive
 MOST_VECTORS = 4
 #: Fewest elements for which a vector narrower than a register is better than a checked rest.
 LEAST_LANES = 8
-#: Pieces for each core that loops are joined for.
-_SHARES = 4
 #: What an elementary function costs, in reads of an element.
 _EXPENSIVE = 8
 
@@ -260,19 +258,37 @@ def estimate(values: Values, info: BlockInfo, hardware: Hardware) -> float:
     return _cycles(info, hardware) / threads + (hardware.pipeline.fork if threads > 1 else 0)
 
 
-def finish(sch: Schedule, block: SBlockRV, plan: ElementwisePlan) -> None:
-    """Join a block's loops where its tensors allow, tile transposes, share the outer loops out, vectorize the inner."""
+def outputs(sch: Schedule) -> list[SBlockRV]:
+    """The blocks of a normalized function: each writes an output, and has loops unless that is a single number."""
+    return [block for block in root_blocks(sch) if sch.get_loops(block)]
+
+
+def is_bounded(sch: Schedule, block: SBlockRV) -> bool:
+    """Tell whether a block tests where it is: paddings, concatenations."""
+    return has_conditions(sch.get(block).body)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The loops of a block that has had what is side by side joined.
+
+    Attributes
+    ----------
+    loops : tuple of LoopRV
+        Outermost first; the output is stored along the last.
+    across : int or None
+        Which other loop a tensor that is read is stored along; None where there is none: nothing is transposed.
+    """
+
+    loops: tuple[LoopRV, ...]
+    across: int | None
+
+
+def join(sch: Schedule, block: SBlockRV) -> Joined:
+    """Fuse neighbouring loops whose axes every tensor of the block has side by side."""
     axes = [v.var for v in sch.get(block).iter_vars]
-    if not sch.get_loops(block):
-        return
-    groups = joined(sch.get(block), axes)
-    across = _read_across(sch.get(block), groups)
-    loops = fuse_joined(sch, block, sch.get_loops(block), axes)
-    if across is not None:
-        loops = _tiles(sch, loops, across, plan.tile)
-    vectorize(sch, block, plan.lanes)
-    if plan.threads > 1:
-        _share(sch, loops if len(loops) > 1 else sch.get_loops(block), plan.threads, fuse=across is None)
+    across = _read_across(sch.get(block), joined(sch.get(block), axes))
+    return Joined(tuple(fuse_joined(sch, block, sch.get_loops(block), axes)), across)
 
 
 def _read_across(block: Any, groups: list[list[tirx.Var]]) -> int | None:
@@ -284,28 +300,3 @@ def _read_across(block: Any, groups: list[list[tirx.Var]]) -> int | None:
         if not any(uses(last, v) for v in groups[-1]) and any(uses(i, v) for i in load.indices for v in groups[-1]):
             return next((n for n, g in enumerate(groups[:-1]) if any(uses(last, v) for v in g)), None)
     return None
-
-
-def _tiles(sch: Schedule, loops: list[LoopRV], across: int, side: int) -> list[LoopRV]:
-    """Run over squares, so that cache lines on either side are used up before they are lost; return the outer loops."""
-    outer, inner = sch.split(loops[across], [None, min(side, int(sch.get(loops[across]).extent))])
-    block, lane = sch.split(loops[-1], [None, min(side, int(sch.get(loops[-1]).extent))])
-    order = [*loops[:across], outer, *loops[across + 1 : -1], block]
-    sch.reorder(*order, inner, lane)
-    peel(sch, outer, block)
-    return [*order, inner]
-
-
-def _share(sch: Schedule, loops: list[LoopRV], threads: int, *, fuse: bool) -> None:
-    """Share the fewest outer loops that keep every core busy; not the innermost. Of tiles, one loop."""
-    count, shared = 1, []
-    for loop in loops[:-1]:
-        extent = int(sch.get(loop).extent)
-        if not fuse and extent == 1:
-            continue
-        shared.append(loop)
-        count *= extent
-        if not fuse or count >= _SHARES * threads:
-            break
-    if shared:
-        sch.parallel(sch.fuse(*shared) if len(shared) > 1 else shared[0])

@@ -8,6 +8,7 @@ touches of it. It ranks blockings; it does not predict time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 from qimeng_tvm.hardware.model import Hardware
@@ -26,6 +27,8 @@ _SHARE = 0.75
 _IN_PLACE = 256.0
 #: Rows of B that the prefetcher follows at once.
 _FEW_ROWS = 16
+#: Cycles around a call, and for each vector of its tile: in registers from beginning to end, or read and written back.
+_CALL, _AROUND_LOCAL, _AROUND = 12, 1.5, 3.0
 #: Cycles that a call waits for its tile of C when that is not in the first-level cache.
 _WAIT = 80
 #: What the prefetches of a panel cost in issue slots, where there is nothing left to fetch (measured: 2 to 4 %).
@@ -33,6 +36,11 @@ _HINTS = 1.03
 #: Exponents of the soft maximum that models overlap: of a core's units, of computing and streaming, of computing
 #: and what is prefetched.
 _UNITS, _OVERLAP, _FETCHED = 8.0, 2.0, 2.5
+
+#: Packing that takes time when the product is computed.
+_PACKED = ("whole", "block")
+#: A bound stays one though sums are rounded.
+_EXACT = 1 - 1e-9
 
 
 def soft_max(power: float, *times: float) -> float:
@@ -54,10 +62,9 @@ class Footprint:
 
 def rate(hardware: Hardware, size: float) -> float:
     """Return the bytes a cycle at which something of that working set streams into the core."""
-    for level, rate in zip((1, 2, 3), hardware.pipeline.stream, strict=False):
-        cache = hardware.cache(level)
-        if cache.level == level and size <= cache.size * _SHARE:
-            return rate
+    for cache in hardware.caches:
+        if cache.level <= 3 and size <= cache.size * _SHARE:
+            return hardware.pipeline.stream[cache.level - 1]
     return hardware.pipeline.stream[3]
 
 
@@ -98,7 +105,7 @@ def tile_cycles(plan: GemmPlan, hardware: Hardware) -> float:
     """Cycles of one micro-kernel call with its operands in the first-level cache."""
     mr, nv = plan.mr, plan.nv
     step = step_cycles(plan.family, mr, nv, hardware)
-    around = mr * nv * (1.5 if plan.c_local else 3.0) + 12
+    around = mr * nv * (_AROUND_LOCAL if plan.c_local else _AROUND) + _CALL
     if not plan.c_local and plan.mc * plan.nc * mr * plan.nr * 4 > hardware.cache(1).size * _SHARE:
         around += _WAIT
     return plan.kc / plan.family.k_step * step + around
@@ -135,6 +142,23 @@ def gemm_cycles(info: BlockInfo, plan: GemmPlan, hardware: Hardware) -> float:
     work = blocks * (soft_max(_FETCHED, busy, fetched) + late * (1 - hidden))
     work += _packing(info, plan, hardware, f)
     return _shared_out(info, plan, hardware, work)
+
+
+def least_cycles(
+    info: BlockInfo, family: IntrinFamily, mr: int, nv: int, pack_a: str, pack_b: str, hardware: Hardware
+) -> float:
+    """Return a bound of :func:`gemm_cycles` for every blocking with this micro-kernel and packing.
+
+    All that may be free is: nothing is padded but the last tiles, operands come from nowhere, cores share evenly.
+    """
+    calls = info.batch * ceil(info.m / mr) * ceil(info.n / (nv * family.lanes))
+    step = step_cycles(family, mr, nv, hardware)
+    work = calls * (info.k / family.k_step * step + mr * nv * _AROUND_LOCAL + _CALL)
+    for mode, elements, dtype in ((pack_a, info.m * info.k, info.a_dtype), (pack_b, info.n * info.k, info.b_dtype)):
+        if mode in _PACKED:
+            raw = elements * WIDTH[dtype]
+            work += info.batch * 2 * raw / rate(hardware, raw)
+    return work / max(1, info.threads) * _EXACT
 
 
 def fetched_share(plan: GemmPlan) -> float:
@@ -192,7 +216,7 @@ def _packing(info: BlockInfo, plan: GemmPlan, hardware: Hardware, f: Footprint) 
         (plan.pack_a, f.a_all, info.m * info.k * WIDTH[info.a_dtype]),
         (plan.pack_b, f.b_all, info.n * info.k * WIDTH[info.b_dtype]),
     ):
-        if mode in ("whole", "block"):
+        if mode in _PACKED:
             near = stored if mode == "whole" else stored / max(plan.m_blocks, plan.n_blocks)
             cycles += 2 * raw / rate(hardware, raw) + 2 * stored / rate(hardware, near)
     return cycles * info.batch

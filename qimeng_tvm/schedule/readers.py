@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
-from qimeng_tvm.schedule import analysis, convolution, elementwise, rowwise, windows
+from qimeng_tvm.schedule import analysis, convolution, elementwise, rowwise, windows, winograd
 from qimeng_tvm.schedule.contract import BlockInfo
 
 
@@ -35,6 +35,7 @@ class Reader:
 #: Asked in this order; the first that understands a function has it.
 READERS = (
     Reader("rowwise", rowwise.normalize, rowwise.describe),
+    Reader("winograd", winograd.normalize, winograd.describe),
     Reader("matmul", analysis.normalize, analysis.describe),
     Reader("conv2d", convolution.normalize, convolution.describe),
     Reader(windows.DEPTHWISE, windows.normalize_depthwise, windows.describe),

@@ -8,6 +8,7 @@ row; where another axis is (a mean over height and width of NHWC), a vector hold
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,14 @@ from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.schedule import elementwise
 from qimeng_tvm.schedule.analysis import block_name, block_names, is_reduction, root_blocks
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Values
-from qimeng_tvm.schedule.elementwise import fuse_joined, is_injective, loads_of, realize_of, uses, vectorize
-from qimeng_tvm.schedule.packing import peel
-from qimeng_tvm.schedule.vector_math import has_conditions, is_expensive
+from qimeng_tvm.schedule.elementwise import fuse_joined, is_injective, loads_of, realize_of, uses
+from qimeng_tvm.schedule.vector_math import is_expensive
 
 _REDUCE = tirx.IterVar.CommReduce
-#: Sums that a horizontal reduction ends with: below, scalars are as fast as shuffles.
+#: Partial results that a reduction along rows ends with: below, scalars are as fast as shuffles.
 _LAST_SUMS = 4
-#: Steps of a loop over reduced columns that is unrolled.
-_UNROLLED = 16
+#: Vectors at a time, at most, where rows need one another.
+_WIDE = 8
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ class RowPlan:
     @property
     def side_by_side(self) -> int:
         """Elements that are computed at a time."""
-        return self.together if self.lanes < self.together <= elementwise.MOST_VECTORS * self.lanes else self.lanes
+        if self.lanes < self.together <= elementwise.MOST_VECTORS * self.lanes:
+            return self.together
+        # LLVM fills vectors of other lengths up to a power of two.
+        return max(self.lanes, math.gcd(self.together, _WIDE * self.lanes))
 
 
 def normalize(sch: Schedule) -> SBlockRV | None:
@@ -75,8 +78,29 @@ def normalize(sch: Schedule) -> SBlockRV | None:
                 sch.compute_inline(block)
             except s_tir.ScheduleError:
                 return None
+    for block in root_blocks(sch):
+        _split_groups(sch, block)
     out = root_blocks(sch)[-1]
     return out if row_axes(sch, out) is not None else None
+
+
+def _split_groups(sch: Schedule, block: SBlockRV) -> None:
+    """Give a block that reads the results of groups of an axis that axis as two: which group, and where in it."""
+    stmt = sch.get(block)
+    made = [sch.get(b).writes[0].source for b in sch.get_producers(block)]
+    reads = [i for load in loads_of(stmt.body) if any(load.source.same_as(m) for m in made) for i in load.indices]
+    divided = [i for i in reads if isinstance(i, tirx.FloorDiv) and isinstance(i.a, tirx.Var)]
+    sizes = {i.a.name: int(i.b) for i in divided if isinstance(i.b, tirx.IntImm)}
+    names = [v.var.name for v in stmt.iter_vars]
+    if is_reduction(sch, block) or not sizes:
+        return
+
+    def parts(*index: Any) -> list[Any]:
+        split = [[i // sizes[n], i % sizes[n]] if n in sizes else [i] for n, i in zip(names, index, strict=True)]
+        return [part for axis in split for part in axis]
+
+    dtype = str(stmt.iter_vars[0].var.ty.dtype)
+    sch.transform_block_layout(block, tirx.IndexMap.from_func(parts, len(names), index_dtype=dtype))
 
 
 def _is_understood(block: Any) -> bool:
@@ -98,9 +122,36 @@ def _is_row_reduction(block: Any) -> bool:
     whole = [v for v in kept if _extent(block, v) > 1]
     return all(
         all(any(uses(i, v) for i in load.indices) for v in whole)
-        and not any(uses(i, k) and uses(i, r) for i in load.indices for k in whole for r in reduced)
+        and all(_is_apart(block, i, whole, reduced) for i in load.indices)
         for load in main
     )
+
+
+def _is_apart(block: Any, index: Any, kept: Sequence[tirx.Var], reduced: Sequence[tirx.Var]) -> bool:
+    """Tell whether an index is of a row or of a column; or of both, as the place in a group."""
+    mixed = [r for r in reduced if uses(index, r)]
+    return not mixed or not any(uses(index, k) for k in kept) or _group_of(block, index, mixed) is not None
+
+
+def _group_of(block: Any, index: Any, reduced: Sequence[tirx.Var]) -> int | None:
+    """Return the size of the groups of an index ``group * size + place``, where all places are reduced; else None."""
+    if not isinstance(index, tirx.Add) or not isinstance(index.a, tirx.Mul) or not isinstance(index.a.b, tirx.IntImm):
+        return None
+    size = int(index.a.b)
+    whole = len(reduced) == 1 and index.b.same_as(reduced[0]) and _extent(block, reduced[0]) == size
+    return size if whole and not uses(index.a, reduced[0]) else None
+
+
+def _shared(block: Any) -> int:
+    """Return how many rows side by side a reduction brings together; 1 where each row stays for itself."""
+    reduced = [v.var for v in block.iter_vars if v.iter_type == _REDUCE]
+    for load in loads_of(block.body.value):
+        for index in load.indices:
+            mixed = [r for r in reduced if uses(index, r)]
+            size = _group_of(block, index, mixed) if mixed else None
+            if size is not None and isinstance(index.a.a, tirx.FloorDiv):
+                return size
+    return 1
 
 
 def _extent(block: Any, var: tirx.Var) -> int:
@@ -144,9 +195,19 @@ def row_axes(sch: Schedule, block: SBlockRV) -> list[int] | None:
     indices = [i for load in loads_of(stmt.body) if any(load.source.same_as(m) for m in made) for i in load.indices]
     if not indices:
         indices = _kept_indices(sch, block)
+    indices = [_group_in(stmt, i) for i in indices]
     if not all(isinstance(i, (tirx.Var, tirx.IntImm)) for i in indices):
         return None
     return [n for n, v in enumerate(axes) if any(v.same_as(i) for i in indices)]
+
+
+def _group_in(block: Any, index: Any) -> Any:
+    """Return the group of an index ``(group * size + place) // size``, which TVM leaves as it is; or the index."""
+    if not isinstance(index, tirx.FloorDiv) or not isinstance(index.a, tirx.Add):
+        return index
+    place = index.a.b
+    size = _group_of(block, index.a, [place]) if isinstance(place, tirx.Var) else None
+    return index.a.a.a if size is not None and size == int(index.b) else index
 
 
 def _kept_indices(sch: Schedule, block: SBlockRV) -> list[Any]:
@@ -174,6 +235,8 @@ def is_along(sch: Schedule) -> bool:
 def describe(sch: Schedule, anchor: SBlockRV, func: tirx.PrimFunc, threads: int) -> BlockInfo | None:
     """Return what a rule needs to know: m rows, k columns of each are reduced; ``transpose_a``: rows are stored inside.
 
+    Of the rows, n at a time need one another.
+
     Parameters
     ----------
     sch : tvm.s_tir.Schedule
@@ -197,7 +260,7 @@ def describe(sch: Schedule, anchor: SBlockRV, func: tirx.PrimFunc, threads: int)
         kind="rowwise",
         batch=1 if along else max(1, math.prod(kept) // _last_extent(first)),
         m=math.prod(kept) if along or not inner else _last_extent(first),
-        n=1,
+        n=max(_shared(block) for block in reductions),
         k=math.prod(reduced),
         a_dtype=str(loads_of(first.body.value)[-1].source.dtype),
         b_dtype=str(first.body.buffer.dtype),
@@ -231,21 +294,27 @@ def space(info: BlockInfo, hardware: Hardware, lanes: int) -> SearchSpace:
     cycles = 4.0 * shares * info.k / lanes
     threads = tuple(sorted({1, max(1, info.threads)}))
     worth = cycles > 2 * hardware.pipeline.fork and shares >= info.threads
-    together = _groups(info.m, lanes) if info.transpose_a else (1,)
+    together = _groups(info.m, info.n, lanes) if info.transpose_a else (1,)
     accumulators = tuple(n for n in (1, 2, 4) if n == 1 or (not info.transpose_a and n * lanes <= info.k))
     return SearchSpace(
         (
             Decision("threads", threads, threads[-1] if worth else 1, "cores that share the rows"),
             Decision("accumulators", accumulators, _accumulators(accumulators, info.k, lanes), "vectors of sums a row"),
-            Decision("together", together, together[-1], "rows at a time where vectors run across rows"),
+            Decision("together", together, _together(together, info), "rows at a time where vectors run across rows"),
         )
     )
 
 
-def _groups(rows: int, lanes: int) -> tuple[int, ...]:
+def _together(candidates: tuple[int, ...], info: BlockInfo) -> int:
+    """Return the most rows at a time; where they need one another, the most that leave every core its share."""
+    shared = [w for w in candidates if info.n > 1 and info.batch * info.m // w >= info.threads]
+    return (shared or candidates)[-1]
+
+
+def _groups(rows: int, shared: int, lanes: int) -> tuple[int, ...]:
     """Return numbers of rows that vectors may hold side by side: divisors; all rows, where there is none of use."""
-    most = elementwise.MOST_VECTORS * lanes
-    found = tuple(w for w in range(min(lanes, 8), most + 1) if rows % w == 0 and w % 4 == 0)
+    most = (elementwise.MOST_VECTORS if shared == 1 else _WIDE) * lanes
+    found = tuple(w for w in range(min(lanes, 8), most + 1) if rows % w == 0 and w % 4 == 0 and w % shared == 0)
     return found or (rows,)
 
 
@@ -274,27 +343,30 @@ def reductions_of(sch: Schedule) -> list[SBlockRV]:
     return [b for b in root_blocks(sch) if is_reduction(sch, b)]
 
 
-def compute_together(sch: Schedule, plan: RowPlan, *, along: bool) -> LoopRV:
-    """Put all blocks under one loop over rows, shared out between the cores; what lives in an iteration stays near.
+def regroup(sch: Schedule, plan: RowPlan, *, along: bool) -> bool:
+    """Give every block the loops (row, columns, reduced columns[, rows side by side]); tell whether there are rows.
 
-    All that a row needs is of the same rows, so that the loops may be merged as they are.
+    All axes of rows are one loop. Where vectors run along rows (``along``), so are all reduced columns, the innermost
+    loop; else each is a loop of its own, and ``plan.together`` rows of an iteration of the first loop come innermost.
+    A function of a single row has no loop over rows.
     """
     blocks = root_blocks(sch)
     axes = [row_axes(sch, block) or [] for block in blocks]
     for block, rows in zip(blocks, axes, strict=True):
         _regroup(sch, block, rows, plan.together, along=along)
-    if along:
-        for block in reductions_of(sch):
-            _reduce_in_vectors(sch, block, plan)
-    loops = [sch.get_loops(block)[0] if any(axes) else _unit_loop(sch, block) for block in root_blocks(sch)]
-    row = sch.merge(*loops) if len(loops) > 1 else loops[0]
-    if plan.threads > 1:
-        sch.parallel(row)
-    for block in sch.get_child_blocks(row):
-        written = sch.get(block).writes[0].source
-        if not any(written.same_as(p) for p in sch.mod["main"].params):
-            sch.set_scope(block, 0, "local")
-    return row
+    return any(axes)
+
+
+def row_loops(sch: Schedule, has_rows: bool) -> list[LoopRV]:
+    """Return the loop over rows of every block, in program order; of a single row, a loop that is made around it."""
+    return [sch.get_loops(block)[0] if has_rows else _unit_loop(sch, block) for block in root_blocks(sch)]
+
+
+def keep_near(sch: Schedule, block: SBlockRV) -> None:
+    """Put what a block writes for a row near the core, unless it is an output of the function."""
+    written = sch.get(block).writes[0].source
+    if not any(written.same_as(p) for p in sch.mod["main"].params):
+        sch.set_scope(block, 0, "local")
 
 
 def _regroup(sch: Schedule, block: SBlockRV, rows: list[int], together: int, *, along: bool) -> None:
@@ -330,16 +402,6 @@ def _unit_loop(sch: Schedule, block: SBlockRV) -> LoopRV:
     return sch.add_unit_loop(loops[0] if loops else block)
 
 
-def _reduce_in_vectors(sch: Schedule, block: SBlockRV, plan: RowPlan) -> None:
-    """Reduce along rows in vectors: partial results in ever fewer lanes, each step a block of its own."""
-    for most in (plan.accumulators * plan.lanes, plan.lanes, _LAST_SUMS):
-        loop = sch.get_loops(block)[-1]
-        width = partial_width(int(sch.get(loop).extent), most, plan.lanes)
-        if width > 1:
-            _, inner = sch.split(loop, [None, width])
-            sch.rfactor(inner, len(sch.get(block).writes[0].source.shape))
-
-
 def partial_width(extent: int, most: int, lanes: int) -> int:
     """Return how many partial results to reduce so many columns to: a divisor, best one that fills vectors; 1 for none.
 
@@ -349,28 +411,35 @@ def partial_width(extent: int, most: int, lanes: int) -> int:
     return max(found, key=lambda w: (w / math.ceil(w / min(lanes, most)), w), default=1)
 
 
-def finish(sch: Schedule, block: SBlockRV, row: LoopRV, plan: RowPlan) -> None:
-    """Vectorize a block below its row's loop, along what it writes side by side."""
+@dataclass(frozen=True)
+class Below:
+    """The loops of a block below its loop over rows.
+
+    Attributes
+    ----------
+    kept : tuple of LoopRV
+        Over what it writes, outermost first; empty when it writes one number a row.
+    reduced : tuple of LoopRV
+        Over what it sums up or takes the largest of; empty when it does no such thing.
+    """
+
+    kept: tuple[LoopRV, ...]
+    reduced: tuple[LoopRV, ...]
+
+
+def loops_below(sch: Schedule, block: SBlockRV, row: LoopRV) -> Below:
+    """Return a block's loops below its loop over rows; of one that reduces nothing, joined where they can be."""
     below = _below(sch, block, row)
     if not below:
-        return
+        return Below((), ())
     values = realize_of(sch, block).iter_values
     axes = list(sch.get(block).iter_vars)
     bound = [axes[next(n for n, v in enumerate(values) if uses(v, sch.get(loop).loop_var))] for loop in below]
     reduced = [loop for loop, axis in zip(below, bound, strict=True) if axis.iter_type == _REDUCE]
-    kept = len(below) > len(reduced)
+    kept = [loop for loop, axis in zip(below, bound, strict=True) if axis.iter_type != _REDUCE]
     if not reduced:
-        fuse_joined(sch, block, below, [axis.var for axis in bound])
-    if kept:
-        vectorize(sch, block, plan.side_by_side)
-    if reduced:
-        if has_conditions(sch.get(block).body):
-            peel(sch, reduced[0])
-        elif len(reduced) == 1 and int(sch.get(reduced[0]).extent) <= _UNROLLED:
-            sch.unroll(reduced[0])
-        zero = sch.decompose_reduction(block, reduced[0])
-        if kept:
-            sch.vectorize(sch.get_loops(zero)[-1])
+        kept = fuse_joined(sch, block, below, [axis.var for axis in bound])
+    return Below(tuple(kept), tuple(reduced))
 
 
 def _below(sch: Schedule, block: SBlockRV, row: LoopRV) -> list[LoopRV]:

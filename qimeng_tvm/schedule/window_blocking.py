@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil
 
 from qimeng_tvm.errors import ScheduleError
 from qimeng_tvm.hardware.model import Hardware
+from qimeng_tvm.intrin import IntrinFamily, families_for
 from qimeng_tvm.schedule.blocking import WHOLE, balanced, round_up
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Value, Values, Window
 from qimeng_tvm.schedule.estimate import WIDTH, rate, soft_max
@@ -22,6 +23,8 @@ _WRITTEN_OUT = 400
 _AROUND, _ITERATION, _ENTERED = 4, 3, 12
 #: Cycles that a vector costs which the registers do not hold until the last tap needs it.
 _SPILLED = 3.0
+#: Registers besides these that loads right before micro-kernels take.
+_SPARE = 4
 #: How much faster than a micro-kernel's operands whole images come: in order, and fetched long before.
 _AHEAD = 2.0
 #: How much longer a tile at the upper or lower edge takes whose taps are checked one by one, and whose rows of taps
@@ -29,6 +32,10 @@ _AHEAD = 2.0
 _CHECKED, _LOOPED = 4.0, 1.5
 #: Bytes of a pixel that cores get in each other's way with, where they share its channels: a pair of cache lines.
 _SHARED = 128
+#: The decision for plain vector code, which LLVM makes multiply-adds of.
+NO_FAMILY = "none"
+#: How much better a tile that no micro-kernel fits must be to be the default.
+_NO_FAMILY_FITS = 1.3
 #: Registers besides the sums: a vector of the image and one of the filters.
 _OTHERS = 2
 #: Bytes of a cache line, of which less is used where a few channels of each pixel pass.
@@ -59,6 +66,8 @@ class WindowPlan:
         ``checked`` where it is read, ``copied`` with the image block by block, ``none``: there is none.
     threads : int
         Cores that share the blocks.
+    family : IntrinFamily, optional
+        The micro-kernel that adds a tap to a row of a tile; none: plain vector code.
     """
 
     rows: int
@@ -73,11 +82,28 @@ class WindowPlan:
     taps: str
     border: str
     threads: int
+    family: IntrinFamily | None = None
 
     @property
     def vector_tile(self) -> int:
         """Vectors of the output in a tile."""
         return self.rows * self.columns * self.vectors
+
+    @property
+    def row_slots(self) -> int:
+        """Rows of the output that the tiles cover: more than there are, where the last tile is not full."""
+        return self.rows * self.row_tiles * self.row_blocks
+
+    @property
+    def in_local(self) -> bool:
+        """Whether what a micro-kernel reads is loaded before: what may lie in the border is looked at on the way."""
+        return self.border == "checked"
+
+    def intrin_name(self, window: Window) -> str:
+        """Return the canonical name of the micro-kernel."""
+        assert self.family is not None
+        step, local = window.stride[1], int(self.in_local)
+        return self.family.intrin_name(mr=self.columns, nv=self.vectors, step=step, in_local=local)
 
     def written_out(self, window: Window) -> int:
         """Vector operations on sums that are written out for a tile."""
@@ -102,17 +128,29 @@ def lanes_of(channels: int, dtype: str, hardware: Hardware) -> int:
     return lanes if lanes >= min(4, whole) or channels > whole else channels
 
 
+def lane_families(info: BlockInfo, hardware: Hardware) -> tuple[IntrinFamily, ...]:
+    """Return the micro-kernels for a depthwise convolution's types whose vectors are those of its channels."""
+    lanes = lanes_of(window_of(info).groups, info.acc_dtype, hardware)
+    found = families_for(
+        hardware.isa, (info.a_dtype, info.b_dtype, info.acc_dtype), hardware.features, kind="depthwise"
+    )
+    return tuple(f for f in found if f.lanes == lanes)
+
+
 def split_tile(text: str) -> tuple[int, int, int]:
     """Read ``"2x7x1"``: rows, columns, vectors of channels."""
     rows, columns, vectors = text.split("x")
     return int(rows), int(columns), int(vectors)
 
 
-def window_plan(info: BlockInfo, hardware: Hardware, choose: Choose) -> WindowPlan:
-    """Turn decisions into loop extents."""
+def window_plan(
+    info: BlockInfo, hardware: Hardware, choose: Choose, families: tuple[IntrinFamily, ...] = ()
+) -> WindowPlan:
+    """Turn decisions into loop extents; ``families`` are the micro-kernels that there are to choose from."""
     window = window_of(info)
     rows, columns, vectors = split_tile(choose("tile"))
     lanes = lanes_of(window.groups, info.acc_dtype, hardware)
+    named = choose("family") if families else NO_FAMILY
     tiles = ceil(window.out[0] / rows)
     row_tiles = balanced(tiles, max(1, choose("row_block") // rows))
     return WindowPlan(
@@ -128,6 +166,7 @@ def window_plan(info: BlockInfo, hardware: Hardware, choose: Choose) -> WindowPl
         taps=choose("taps"),
         border=choose("border"),
         threads=info.threads if choose("parallel") == "yes" else 1,
+        family=next((f for f in families if f.key == named), None),
     )
 
 
@@ -137,7 +176,7 @@ def window_of(info: BlockInfo) -> Window:
     return info.window
 
 
-def window_space(info: BlockInfo, hardware: Hardware) -> SearchSpace:
+def window_space(info: BlockInfo, hardware: Hardware, families: tuple[IntrinFamily, ...] = ()) -> SearchSpace:
     """Return the decisions, their defaults those of the fewest estimated cycles."""
     # Whole images first: what costs the same is then not cut.
     blocks = (WHOLE, *(b for b in _BLOCKS if b < window_of(info).out[0]))
@@ -152,16 +191,30 @@ def window_space(info: BlockInfo, hardware: Hardware) -> SearchSpace:
         ),
         "parallel": (("yes", "no") if info.threads > 1 else ("no",), "share blocks between the cores"),
     }
-    best = _defaults(info, hardware, choices)
+    best = _defaults(info, hardware, choices, families)
+    if families:
+        keys = (*(f.key for f in families), NO_FAMILY)
+        choices = {"family": (keys, "micro-kernel family; none: plain vector code"), **choices}
     decisions = tuple(Decision(name, values, best[name], doc) for name, (values, doc) in choices.items())
-    return SearchSpace(decisions, lambda values: window_illegal(info, hardware, values))
+    return SearchSpace(decisions, lambda values: window_illegal(info, hardware, values, families))
 
 
-def window_illegal(info: BlockInfo, hardware: Hardware, values: Values) -> str | None:
+def window_illegal(
+    info: BlockInfo, hardware: Hardware, values: Values, families: tuple[IntrinFamily, ...] = ()
+) -> str | None:
     """Say why these decisions do not go together, or None."""
-    plan = window_plan(info, hardware, values.__getitem__)
-    if plan.taps != "none" and plan.written_out(window_of(info)) > _WRITTEN_OUT:
-        return f"{plan.written_out(window_of(info))} operations are too many to write out for a tile"
+    return _problem(window_plan(info, hardware, values.__getitem__, families), window_of(info))
+
+
+def _problem(plan: WindowPlan, window: Window) -> str | None:
+    if plan.taps != "none" and plan.written_out(window) > _WRITTEN_OUT:
+        return f"{plan.written_out(window)} operations are too many to write out for a tile"
+    if plan.family is None:
+        return None
+    if not plan.family.fits(plan.rows * plan.columns, plan.vectors):
+        return f"a tile of {plan.vector_tile} vectors does not fit the registers of {plan.family.key}"
+    if window.out[1] % plan.columns:
+        return f"micro-kernels of {plan.columns} pixels do not make up a row of {window.out[1]}"
     return None
 
 
@@ -179,14 +232,22 @@ def _tiles(info: BlockInfo, hardware: Hardware) -> tuple[str, ...]:
 
 
 def _defaults(
-    info: BlockInfo, hardware: Hardware, choices: dict[str, tuple[tuple[Value, ...], str]]
+    info: BlockInfo,
+    hardware: Hardware,
+    choices: dict[str, tuple[tuple[Value, ...], str]],
+    families: tuple[IntrinFamily, ...],
 ) -> dict[str, Value]:
     best: dict[str, Value] = {}
-    best_cost = float("inf")
+    best_cost, window = float("inf"), window_of(info)
+    # A micro-kernel wherever there is one for the tile, and unless the tiles that there are one for are poor.
+    named: dict[str, Value] = {"family": families[0].key} if families else {}
     for point in product(*(values for values, _ in choices.values())):
-        values = dict(zip(choices, point, strict=True))
-        if window_illegal(info, hardware, values) is None:
-            cost = window_cycles(info, window_plan(info, hardware, values.__getitem__), hardware)
+        values, penalty = {**named, **dict(zip(choices, point, strict=True))}, 1.0
+        plan = window_plan(info, hardware, values.__getitem__, families)
+        if plan.family is not None and _problem(plan, window) is not None:
+            values["family"], penalty, plan = NO_FAMILY, _NO_FAMILY_FITS, replace(plan, family=None)
+        if _problem(plan, window) is None:
+            cost = penalty * window_cycles(info, plan, hardware)
             if cost < best_cost:
                 best, best_cost = values, cost
     if not best:
@@ -221,7 +282,8 @@ def tile_cycles(info: BlockInfo, plan: WindowPlan, hardware: Hardware) -> float:
     iterations = {"all": 0, "row": window.kernel[0], "none": taps}[plan.taps]
     # LLVM unrolls what is left of the loops, loads each vector once and keeps it.
     waiting = plan.rows * _read(plan.columns, window, 1) * plan.vectors
-    spilled = max(0, tile + waiting + 1 - hardware.vector_registers)
+    spare = 1 if plan.family is None else _SPARE
+    spilled = max(0, tile + waiting + spare - hardware.vector_registers)
     return steps + _AROUND + iterations * _ITERATION + spilled * _SPILLED
 
 
@@ -272,6 +334,9 @@ def _edges(window: Window, plan: WindowPlan) -> float:
         return 1.0 + (_CHECKED - 1) * at_edges + 1 / plan.row_tiles if plan.row_tiles > 1 else _CHECKED
     if plan.taps != "all":
         return 1.0 + (_LOOPED - 1) * at_edges
+    if plan.family is not None:
+        # A micro-kernel adds the products with the zeros of the border, too; rows of which there are none are left out.
+        return (1.0 + window.out[0] / plan.row_slots) / 2
     left_out = [k // 2 * (k // 2 + 1) / (o * k) for o, k in zip(window.out, window.kernel, strict=True)]
     return float((1.0 - min(0.5, left_out[0])) * (1.0 - min(0.5, left_out[1])))
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import queue
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from qimeng_tvm.check.worker import Worker
-from qimeng_tvm.compiler import linker
-from qimeng_tvm.errors import BuildError, SearchError
+from qimeng_tvm.compiler import linker_for
+from qimeng_tvm.errors import SearchError
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.hardware.host import host
 from qimeng_tvm.hardware.target import target_dict
@@ -26,28 +25,6 @@ _TRIES = 2
 #: Seconds to compute what a function must give, once; to connect, and for a server to end a session that is too long.
 _ORACLE, _GRACE = 120.0, 15.0
 _LOG = logging.getLogger("tvm.s_tir.meta_schedule.qimeng")
-
-
-def linker_for(hardware: Hardware) -> str:
-    """Return the compiler that links shared libraries for a machine.
-
-    Raises
-    ------
-    BuildError
-        If it is not installed: which, and how to get it.
-    """
-    if hardware.isa == host().isa:
-        return linker()
-    arch = hardware.triple.partition("-")[0]
-    names = [f"{arch}-linux-gnu-{kind}" for kind in ("gcc", "g++")]
-    found = next((name for name in names if shutil.which(name)), None)
-    if found is None:
-        package = f"gcc-{arch.replace('_', '-')}-linux-gnu"
-        raise BuildError(
-            f"candidates for {hardware.name} are linked here, and there is no {names[0]}: install it "
-            f"(apt-get install {package} libc6-dev)"
-        )
-    return found
 
 
 class Boards:

@@ -47,7 +47,7 @@ class Conv2d(ScheduleRule):
 
     def estimate(self, values: Values, info: BlockInfo, hardware: Hardware) -> float:
         """Cycles by the model of caches and ports."""
-        return conv_cycles(info, conv_plan(info, self.families(info, hardware), values.__getitem__), hardware)
+        return conv_cycles(info, conv_plan(info, self.families(info, hardware), lambda name: values[name]), hardware)
 
     def apply(self, sch: Schedule, block: SBlockRV, choose: Choose, info: BlockInfo, hardware: Hardware) -> None:
         """Copy, pack, tile, place, tensorize."""

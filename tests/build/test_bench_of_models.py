@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
+import numpy as np
 import pytest
 
 from qimeng_tvm.bench import conv_data, timing
@@ -145,6 +147,58 @@ def test_another_data_type(cache):
     for peer in model_peers(["onnxruntime", "openvino"]):
         if peer.available() is None:
             assert not isinstance(opened(peer, case), Refusal)
+
+
+@pytest.fixture
+def quantized(cache):
+    pytest.importorskip("onnxruntime")
+    made("vgg", cache)  # it is made from the files in float32
+    return made("vgg", cache, dtype="int8")
+
+
+@pytest.mark.parametrize("peer", ["onnxruntime", "openvino", "qimeng"])
+def test_a_quantized_model_is_right(peer, quantized):
+    (system,) = [QimengModel()] if peer == "qimeng" else model_peers([peer])
+    if system.available() is not None:
+        pytest.skip(system.available())
+    found = opened(system, quantized)
+    if peer == "qimeng":
+        assert found.extra["tensorized"] == 1.0
+
+
+def test_a_quantized_model_has_all_weights_and_what_is_between_convolutions_on_bytes(quantized):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(quantized.folder / cases.ONNX).graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    kinds = {t.name: t.data_type for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm", "MaxPool"):
+            assert {makers[name] for name in node.input} == {"DequantizeLinear"}, node.name
+        if node.op_type == "QuantizeLinear":
+            assert kinds[node.input[2]] == onnx.TensorProto.UINT8
+    assert onnx.TensorProto.INT8 in kinds.values()
+
+
+def test_a_wrong_zero_point_disqualifies(quantized, cache):
+    onnx = pytest.importorskip("onnx")
+    spoilt = dataclasses.replace(quantized, cache=cache / "spoilt")
+    shutil.copytree(quantized.folder, spoilt.folder)
+    model = onnx.load(spoilt.folder / cases.ONNX)
+    node = next(
+        n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0].endswith("QuantizeLinear_Output")
+    )
+    (zero,) = (t for t in model.graph.initializer if t.name == node.input[2])
+    node.input[2] = "other"
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(zero) + np.uint8(16), "other")
+    )
+    onnx.save(model, spoilt.folder / cases.ONNX)
+    assert opened(model_peers(["onnxruntime"])[0], spoilt, right=False).wrong
+
+
+def test_pytorch_says_why_it_runs_no_quantized_model(quantized):
+    for peer in model_peers(["torch_eager", "torch_compile"]):
+        assert "ONNX" in peer.prepare(quantized.request(1), cases.load_files(quantized.folder), 1).reason
 
 
 def test_wrong_results_disqualify(cache):

@@ -11,8 +11,8 @@ from tvm import relax
 from tvm.script import relax as R
 
 import qimeng_tvm
-from qimeng_tvm.errors import ModelError, UsageError
-from qimeng_tvm.hardware import host
+from qimeng_tvm.errors import BuildError, ModelError, UsageError
+from qimeng_tvm.hardware import Hardware, host
 from qimeng_tvm.relax.signature import bind_weights, fix_shapes, parameters_of
 
 torch = pytest.importorskip("torch", reason="models in PyTorch need the package torch")
@@ -228,3 +228,23 @@ def test_for_another_machine(compiled, net, tmp_path):
     assert made.report.machine == "other" and made.export(tmp_path / "other.so").is_file()
     with pytest.raises(UsageError, match="cannot run code for other"):
         made(torch.zeros(16, 48))
+
+
+def test_for_another_architecture(net, tmp_path, monkeypatch):
+    other = Hardware.load("neoverse_n1" if host().isa == "x86" else "cascade_lake")
+    made = qimeng_tvm.compile(net, torch.zeros(16, 48), hardware=other, threads=1, database=tmp_path)
+    assert made.report.machine == other.name and made.report.tensorized == 1.0
+    with pytest.raises(UsageError, match="cannot run code for"):
+        made(torch.zeros(16, 48))
+    path = tmp_path / "other.so"
+    try:
+        made.export(path)
+    except BuildError as error:
+        assert "apt-get install gcc-" in str(error)
+    else:
+        told = path.read_bytes()[:20]
+        # ELF's e_machine: AArch64 or x86-64.
+        assert told[:4] == b"\x7fELF" and told[18] == (183 if other.isa == "arm" else 62)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match="apt-get install gcc-"):
+        made.export(tmp_path / "none.so")

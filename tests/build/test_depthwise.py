@@ -147,7 +147,7 @@ def test_tiles_that_do_not_divide_the_output(tile: str) -> None:
     case = Case((1, 10, 11, 32))
     task = task_of(case, Hardware.host(1))
     for taps in ("all", "row", "none"):
-        assert run(case, task, {"tile": tile, "taps": taps}) <= tolerance(case)
+        assert run(case, task, {"family": "none", "tile": tile, "taps": taps}) <= tolerance(case)
 
 
 def test_block_is_described() -> None:
@@ -170,6 +170,35 @@ def test_spaces_fit_the_registers_of_other_machines(profile: str) -> None:
             assert rows * columns * vectors < hardware.vector_registers
         task.space.check(task.space.defaults())
         assert task.rule.estimate(task.space.defaults(), task.info, hardware) > 0
+
+
+@pytest.mark.parametrize(("profile", "module"), [("zen5", "avx512_f32_depthwise"), ("zen3", "avx2_f32_depthwise")])
+def test_a_micro_kernel_is_the_default_where_one_has_the_vectors(profile: str, module: str) -> None:
+    hardware = Hardware.load(profile)
+    for case in (
+        Case((1, 14, 14, 96)),
+        Case((1, 56, 56, 144), stride=(2, 2)),
+        Case((1, 9, 7, 32), padding=(0, 0, 0, 0)),
+    ):
+        task = task_of(case, hardware)
+        assert task.space.defaults()["family"] == f"x86.{module}.depthwise"
+        trace = str(build_schedule(task).trace)
+        assert f"qimeng.x86.{module}.depthwise" in trace
+
+
+def test_plain_vector_code_where_there_is_no_micro_kernel() -> None:
+    hardware = Hardware.load("zen5")
+    for case in (
+        Case((1, 8, 9, 3)),
+        Case((1, 9, 8, 32), dtype="bfloat16"),
+        Case((1, 9, 8, 32), dtype="int8", epilogue=""),
+    ):
+        assert "family" not in task_of(case, hardware).space.defaults()
+    task = task_of(Case((1, 37, 37, 32)), hardware)
+    family = "x86.avx512_f32_depthwise.depthwise"
+    for values, words in (({"tile": "1x4x1"}, "do not make up a row"), ({"tile": "4x1x1"}, "")):
+        problem = task.space.illegal({**task.space.defaults(), "family": family, **values})
+        assert (words in str(problem)) if words else problem is None
 
 
 def test_machine_code_of_avx2_has_whole_vectors() -> None:

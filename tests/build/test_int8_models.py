@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +18,9 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from qimeng_tvm import Hardware  # noqa: E402
 from qimeng_tvm.compiled_model import CompiledModel, compile_module  # noqa: E402
+from qimeng_tvm.errors import ModelError  # noqa: E402
 from qimeng_tvm.relax.pipeline import Pipeline  # noqa: E402
+from qimeng_tvm.relax.quantized import integer_contractions  # noqa: E402
 from qimeng_tvm.relax.sources import module_of  # noqa: E402
 
 Array = np.ndarray[Any, Any]
@@ -177,6 +181,57 @@ def test_products_of_two_activations_need_zero_points_of_zero() -> None:
         assert contractions(compiled) == [want]
 
 
+@pytest.mark.parametrize("zero", [0, 7])
+def test_integer_products_of_scales_found_at_run_time(zero: int) -> None:
+    graph, shape = Graph("uint8", 0), (2, 6, 40)
+    graph.nodes.append(helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]))
+    values = graph.rng.integers(-100, 100, (40, 24), dtype="int8")
+    sums = graph.node("MatMulInteger", "q", graph.constant(values), "zero", graph.constant(np.int8(zero)))
+    real = graph.node("Mul", graph.node("Cast", sums, to=TensorProto.FLOAT), "scale")
+    compiled = check(graph.model(shape, real, (2, 6, 24)), shape, 1e-2)
+    assert contractions(compiled) == ["uint8 int8"]
+    assert not [f.name for f in compiled.report.functions if f.source == "fallback"]
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_convolutions_of_quantized_tensors(axis: int | None) -> None:
+    graph, shape = Graph("uint8", 113), (1, 16, 9, 9)
+    count = (1,) if axis is None else (32,)
+    scales = graph.rng.uniform(0.5, 1.5, count).astype("float32") / 1200
+    weights = [
+        graph.constant(graph.rng.integers(-128, 128, (32, 16, 3, 3), dtype="int8")),
+        graph.constant(scales if axis is not None else scales.reshape(())),
+        graph.constant(np.zeros(count if axis is not None else (), "int8")),
+    ]
+    bias = graph.constant(graph.rng.integers(-3000, 3000, 32, dtype="int32"))
+    q = [graph.integers("x"), *graph.scales(STEP, 113, "uint8")]
+    y = graph.node("QLinearConv", *q, *weights, *graph.scales(STEP, 113, "uint8"), bias, pads=[1, 1, 1, 1])
+    compiled = check(graph.model(shape, y, (1, 32, 9, 9), "uint8"), shape, 1)
+    assert contractions(compiled) == ["uint8 int8"]
+
+
+@pytest.mark.parametrize("count", [(), (1,), (24,)])
+def test_products_of_quantized_tensors(count: tuple[int, ...]) -> None:
+    graph, shape = Graph("uint8", 113), (6, 40)
+    scales = (graph.rng.uniform(0.5, 1.5, count) / 400).astype("float32")
+    weights = [graph.constant(graph.rng.integers(-128, 128, (40, 24), dtype="int8")), graph.constant(scales)]
+    q = [graph.integers("x"), *graph.scales(STEP, 113, "uint8"), *weights, graph.constant(np.zeros(count, "int8"))]
+    y = graph.node("QLinearMatMul", *q, *graph.scales(STEP, 113, "uint8"))
+    compiled = check(graph.model(shape, y, (6, 24), "uint8"), shape, 1)
+    assert contractions(compiled) == ["uint8 int8"]
+
+
+def test_what_is_not_read_is_named_with_what_to_do() -> None:
+    graph = Graph("uint8", 0)
+    y = graph.node("ConvInteger", graph.integers("x"), graph.constant(np.ones((8, 3, 3, 3), "int8")))
+    node = helper.make_graph(
+        graph.nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 8, 8))],
+        [helper.make_tensor_value_info(y, TensorProto.INT32, (1, 8, 6, 6))], graph.constants,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"ConvInteger: .* not read; quantize .* \(QDQ\)"):
+        module_of(helper.make_model(node, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
 def test_what_does_not_fit_keeps_its_meaning() -> None:
     graph, shape = Graph("uint8", 7), (6, 40)
     x = graph.quantized("x")
@@ -185,6 +240,18 @@ def test_what_does_not_fit_keeps_its_meaning() -> None:
     y = graph.integers(graph.node("Add", by_row, wide), 8 * STEP)
     compiled = check(graph.model(shape, y, (6, 24), "uint8"), shape, 1)
     assert contractions(compiled) == ["float32 float32"] * 2
+
+
+def test_a_short_cut_costs_one_factor_and_one_shift_an_operand() -> None:
+    graph, shape = Graph("uint8", 100), (1, 16, 6, 6)
+    x = graph.quantized(graph.node("Sin", graph.quantized("x")))
+    y = graph.quantized(graph.node("Conv", x, graph.weights(16, 16, 1, 1, axis=0), graph.bias(16)))
+    model = module_of(graph.model(shape, graph.integers(graph.node("Add", y, x)), shape, "uint8"))
+    module = tvm.transform.Sequential([tvm.relax.transform.CanonicalizeBindings(), *integer_contractions()])(model)
+    counts = Counter(re.findall(r"R\.(\w+)\(", module["main"].script().split("conv2d(")[1]))
+    # Two zero points, the bias, the sum, and two additions for each of two roundings; the first is not read as bytes.
+    assert (counts["multiply"], counts["astype"]) == (3, 3)
+    assert counts["add"] + counts["subtract"] == 8
 
 
 @pytest.mark.parametrize("zero", [0, 1])

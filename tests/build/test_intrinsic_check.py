@@ -56,7 +56,9 @@ def test_examples_are_legal(one: IntrinFamily) -> None:
         if "mr" in values:
             shape = shape_of(one, values)
             assert one.fits(values["mr"], values["nv"]) and shape.nr == values["nv"] * one.lanes
-    if "mr" in one.parameters:
+    if one.lanewise:
+        assert {(v["step"] > 1, v["in_local"]) for v in example_variants(one)} >= {(False, 0), (True, 1)}
+    elif "mr" in one.parameters:
         kinds = {(v.get("a_panel", 0), v["c_local"]) for v in example_variants(one)}
         assert kinds >= {(0, 0), (0, 1)}, "both places of C"
 

@@ -8,6 +8,7 @@ import tvm
 from spoiling import crash, hang, spoil, subtract
 
 from qimeng_tvm.check.worker import Worker
+from qimeng_tvm.compiler import linker_for
 from qimeng_tvm.errors import BuildError, QimengError
 from qimeng_tvm.hardware import Hardware, host, target_of
 from qimeng_tvm.hardware.target import target_dict
@@ -18,7 +19,6 @@ from qimeng_tvm.search import Limits, RecordDatabase, tune
 from qimeng_tvm.search.board import export
 from qimeng_tvm.search.lab import open_lab
 from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Lab, job_of
-from qimeng_tvm.search.remote import linker_for
 from qimeng_tvm.search.session import Measurement, Session, Trial, new_state
 
 

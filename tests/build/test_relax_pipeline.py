@@ -13,6 +13,8 @@ from tvm.script import relax as R
 from qimeng_tvm import Pipeline, tune_model
 from qimeng_tvm.errors import UsageError
 from qimeng_tvm.hardware import host, target_of
+from qimeng_tvm.intrin import families_for
+from qimeng_tvm.relax.pipeline import BF16, DTYPES
 from qimeng_tvm.relax.report import DEFAULT, FALLBACK, RECORD
 
 RNG = np.random.default_rng(0)
@@ -134,3 +136,32 @@ def test_the_cores_are_those_of_the_target_or_as_asked_for(tmp_path):
         executable = relax.build(module(W), target_of(host(), target), relax_pipeline=passes)
         assert passes.report.threads == wanted
         np.testing.assert_allclose(run(executable, X).numpy(), WANTED, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not families_for(host().isa, BF16, host().features), reason="no micro-kernel for bfloat16")
+def test_what_is_tuned_for_bf16_is_found_for_bf16(tmp_path):
+    tune_model(module(W), trials=1, threads=1, database=tmp_path, dtype="bf16")
+    found = {}
+    for dtype in DTYPES:
+        passes = Pipeline(database=tmp_path, threads=1, dtype=dtype)
+        passes(module(W))
+        found[dtype] = {f.source for f in passes.report.functions}
+    assert found == {"f32": {DEFAULT}, "bf16": {RECORD}}
+
+
+def test_what_is_tuned_of_buckets_is_found_in_them(tmp_path):
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", R.Tensor((tvm.tirx.Var("n", "int64"), 32), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            out = builder.emit_output(relax.op.matmul(x, relax.const(W)))
+        builder.emit_func_output(out)
+    sizes = {"n": (4, 24)}
+    tuned = tune_model(builder.get(), trials=2, threads=1, database=tmp_path, buckets=sizes)
+    assert len(tuned.functions) == 2 and [f.why for f in tuned.others] == ["symbolic shapes"]
+    passes = Pipeline(database=tmp_path, threads=1, buckets=sizes)
+    passes(builder.get())
+    source = {f.callers[0]: f.source for f in passes.report.functions}
+    assert source["main_n4"] == source["main_n24"] == RECORD and source["main_general"] != RECORD
+    fixed = tune_model(builder.get(), trials=1, threads=1, database=tmp_path, shapes={"x": (24, 32)})
+    assert [f.result.measured for f in fixed.functions] == [0] and not fixed.others, "it is the bucket's"

@@ -95,8 +95,57 @@ def test_reductions(shape: tuple[int, ...], body: Any, oracle: Any, threads: int
     assert near(got, oracle(x.astype("float64")), 2e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "groups", "channels"),
+    [((2, 12, 7, 5), 3, 1), ((1, 320, 3, 5), 32, 1), ((2, 12), 3, 1), ((2, 7, 5, 12), 3, 3), ((1, 3, 5, 320), 32, 3)],
+)
+def test_group_norm_with_what_follows(shape: tuple[int, ...], groups: int, channels: int) -> None:
+    axes = [n for n in range(1, len(shape)) if n != channels]
+    x, g, b = random(*shape) + 300, random(shape[channels], seed=1), random(shape[channels], seed=2)
+
+    def body(v: Any, s: Any, t: Any) -> Any:
+        return nn.relu(nn.group_norm(v, s, t, groups, channels, axes))
+
+    first = np.moveaxis(x, channels, 1)
+    want = normed(first.reshape(shape[0], groups, -1)).reshape(first.shape)
+    whole = np.maximum(np.moveaxis(want, 1, channels) * np.moveaxis(_wide(g, want), 1, channels) + np.moveaxis(
+        _wide(b, want), 1, channels), 0)  # fmt: skip
+    for threads in (1, 2):
+        assert near(build(fused([shape, g.shape, b.shape], body), threads, rule=RULE)(x, g, b), whole, 2e-4)
+
+
+def _wide(channel: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return channel.reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((6, 129), -1), ((3, 21, 2, 7), 1), ((3, 17), None), ((40,), 0)])
+@pytest.mark.parametrize("kind", ["argmax", "argmin"])
+def test_places_of_the_first_best_or_of_what_is_no_number(shape: tuple[int, ...], axis: int | None, kind: str) -> None:
+    x = np.random.default_rng(0).integers(-3, 4, shape).astype("float32")
+    if shape[0] == 6:
+        x[1], x[2, 5:9], x[3], x[4, 100] = -np.inf, np.nan, np.inf, np.nan
+        x[5], x[5, -1] = 0, -np.inf
+    func = fused([shape], lambda v: getattr(op, kind)(v, axis))
+    row = x.reshape([int(n) for n in func.params[0].shape])
+    got = build(func, 2, rule=RULE)(row)
+    assert got.dtype == np.int64
+    np.testing.assert_array_equal(got.reshape(-1), getattr(np, kind)(x, axis).reshape(-1))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_places_of_other_types(dtype: str) -> None:
+    x = np.random.default_rng(0).integers(-128, 127, (5, 96)).astype(dtype)
+    x[0] = -128
+    func = fused([x.shape], lambda v: op.argmax(v, 1, True), [dtype])
+    np.testing.assert_array_equal(build(func, rule=RULE)(x), x.argmax(1, keepdims=True))
+
+
+def grouped(x: Any) -> Any:
+    return nn.group_norm(op.reshape(x, (2, 3, 4, 96)), *(relax.const(np.ones(96, "float32")),) * 2, 8, 3, [1, 2])
+
+
 @pytest.mark.parametrize("profile", ["host", "zen3"])
-@pytest.mark.parametrize("body", [nn.softmax, lambda x: op.sum(x, [0])])
+@pytest.mark.parametrize("body", [nn.softmax, lambda x: op.sum(x, [0]), lambda x: op.argmax(x, 1), grouped])
 def test_every_decision_is_legal(profile: str, body: Any) -> None:
     task = make_task(fused([(24, 96)], body), Hardware.load(profile), 2)
     assert task is not None and task.rule.name == RULE

@@ -9,6 +9,7 @@ from qimeng_tvm.errors import CheckError
 from qimeng_tvm.generate.tasks import task_for, tasks
 from qimeng_tvm.generate.verdict import judge
 from qimeng_tvm.hardware import host, load
+from qimeng_tvm.llm.prompts.render import example
 
 pytestmark = pytest.mark.skipif(not TASK.runs_on(host()), reason="this machine has no AVX2 and FMA")
 
@@ -52,6 +53,21 @@ def test_without_the_instruction_the_audit_refuses():
     source = GOOD.replace("vfmadd132ps|vfmadd213ps|vfmadd231ps", "vdpbf16ps")
     verdict = judge(reply(source), task, host())
     assert verdict.stage == "audit" and "vdpbf16ps is nowhere" in verdict.findings
+
+
+def test_a_lane_wise_family_is_judged_by_its_own_contract():
+    task = tasks()["x86.avx2_f32_depthwise"]
+    source = example("arm", task.kind)[1].replace("LANES = 4", "LANES = 8").replace("float32x4", "float32x8")
+    source = source.replace('requires=("fma",)', 'requires=("avx2", "fma")')
+    verdict = judge(reply(source), task, host())
+    assert verdict.ok and len(verdict.reports) >= 5, (verdict.stage, verdict.findings)
+    for old, new, stage, says in (
+        ("a.vload([i * step,", "a.vload([i,", "numbers", "depthwise(mr="),
+        ("return lane_desc(s), impl", "return impl, impl", "numbers", "+= A[i * "),
+        ("LaneShape, ", "GemmShape, LaneShape, ", "source", "GemmShape"),
+    ):
+        verdict = judge(reply(source.replace(old, new)), task, host())
+        assert (verdict.stage, says in verdict.findings) == (stage, True), (verdict.stage, verdict.findings)
 
 
 def test_a_task_that_the_machine_cannot_run_is_no_verdict():

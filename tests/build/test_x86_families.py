@@ -46,7 +46,7 @@ KERNELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "x86.avxvnni_int8.gemm_u8s8": (("alderlake",), ("6x2", "4x3")),
     "x86.avxvnni_int8.gemm_s8s8": (("alderlake",), ("5x2", "12x1")),
 }
-X86 = [f for f in families().values() if f.isa == "x86"]
+X86 = [f for f in families().values() if f.isa == "x86" and not f.lanewise]
 HOST = host()
 
 

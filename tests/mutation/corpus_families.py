@@ -6,6 +6,8 @@ from harness import Bench, Edit, Mutation, Verdict
 
 _REFERENCE = "reference.x86"
 FMA, SHAPES = "reference.fma", "qimeng_tvm.intrin.microkernel"
+LANES, LANE_SHAPES = "reference.lanes", "qimeng_tvm.intrin.lanewise"
+DEPTHWISE = f"{_REFERENCE}.avx2_f32_depthwise"
 DOT, EMULATED = "qimeng_tvm.intrin.dot", "emulated_dot"
 AVX512_F32, AVX512_BF16, AVX512_U8S8 = (f"{_REFERENCE}.avx512_{name}" for name in ("f32", "bf16", "vnni_u8s8"))
 AVX512_S8S8 = "qimeng_tvm.tensorize_intrins.x86.avx512_vnni_s8s8"
@@ -18,6 +20,10 @@ LOCAL = {**TILE, "c_local": 1}
 PANEL = {**TILE, "a_panel": 1}
 #: More vectors than rows: the loops go the other way round.
 FLAT = {**TILE, "mr": 2, "nv": 3}
+
+#: Of lane-wise kernels: pixels, vectors and stride all differ.
+PIXELS = {"mr": 3, "nv": 2, "step": 2, "in_local": 0}
+LOADED = {**PIXELS, "in_local": 1}
 
 #: The unmutated originals, through the same harness: (kind, module, helpers, parameters).
 CONTROLS = [
@@ -37,6 +43,8 @@ CONTROLS = [
     ("gemm", AVX512_BF16, (DOT,), TILE),
     ("gemm", AVX512_U8S8, (DOT,), TILE),
     ("gemm", AVX512_S8S8, (DOT,), TILE),
+    ("depthwise", DEPTHWISE, (LANES,), PIXELS),
+    ("depthwise", DEPTHWISE, (LANE_SHAPES, LANES), LOADED),
 ]
 
 MEMORY = ("wrong", "crash", "canary")
@@ -260,4 +268,42 @@ WIDE_MUTATIONS = [
     )
 ]  # fmt: skip
 
-FAMILY_MUTATIONS = [*F32_MUTATIONS, *BF16_MUTATIONS, *INT8_MUTATIONS, *STATE_MUTATIONS, *DOT_MUTATIONS, *WIDE_MUTATIONS]
+_LANE_A, _LANE_B, _LANE_C = (
+    "a.vload([i * step, j * lanes], vec)",
+    "b.vload([j * lanes], vec)",
+    "c.vload([i, j * lanes], vec)",
+)
+_LANE_STORE = "C[i, T.ramp(j * lanes, 1, lanes)]"
+
+
+def _lane(
+    name: str, breaks: str, *edits: Edit, expects: tuple[str, ...] = ("wrong",), tile: dict[str, int] = PIXELS
+) -> Mutation:
+    return _family(f"lanes-{name}", breaks, "f32", "depthwise", {LANES: list(edits), DEPTHWISE: []}, expects, tile, 0)
+
+
+LANE_MUTATIONS = [
+    _lane("step-ignored", "pixels next to each other instead of every second", (_LANE_A, "a.vload([i, j * lanes], vec)")),
+    _lane("pixel-late", "A is read one pixel late", (_LANE_A, "a.vload([i * step + 1, j * lanes], vec)"), expects=MEMORY),
+    _lane("channel-late", "A is read one channel to the right", (_LANE_A, "a.vload([i * step, j * lanes + 1], vec)"), expects=MEMORY),
+    _lane("filter-fixed", "every vector uses the first of B", (_LANE_B, "b.vload([0], vec)")),
+    _lane("filter-broadcast", "one channel's value for all", (_LANE_B, "tirx.Broadcast(tirx.BufferLoad(b, [j * lanes]), lanes)"), tile=LOADED),
+    _lane("sums-cleared", "+= became =", (_LANE_C, "tirx.Broadcast(T.float32(0), lanes)")),
+    _lane("sums-of-another", "adds to the sums of the first pixel", (_LANE_C, "c.vload([0, j * lanes], vec)"), tile=LOADED),
+    _lane("pixel-not-stored", "the last pixel is left out", ("T.unroll(mr)", "T.unroll(mr - 1)")),
+    _lane("stored-elsewhere", "lanes are written back in reverse", (_LANE_STORE, "C[i, T.ramp(j * lanes + lanes - 1, -1, lanes)]")),
+    _lane("a-stride-ignored", "A is read through a contiguous view", ("            for i in T.unroll(mr)", f'{_view("A")}            for i in T.unroll(mr)'), ("added(A,", "added(Av,")),
+    _lane("pixel-broadcast", "one channel of A for all", (_LANE_A, "tirx.Broadcast(tirx.BufferLoad(a, [i * step, j * lanes]), lanes)")),
+    _family("lanes-desc-other-step", "desc and impl both ignore the stride", "f32", "depthwise",
+            {LANE_SHAPES: [("(i * s.step, j)", "(i, j)")], LANES: [(_LANE_A, "a.vload([i, j * lanes], vec)")], DEPTHWISE: []}, ("meaning",), PIXELS),
+]  # fmt: skip
+
+FAMILY_MUTATIONS = [
+    *F32_MUTATIONS,
+    *BF16_MUTATIONS,
+    *INT8_MUTATIONS,
+    *STATE_MUTATIONS,
+    *DOT_MUTATIONS,
+    *WIDE_MUTATIONS,
+    *LANE_MUTATIONS,
+]

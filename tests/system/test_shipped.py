@@ -86,8 +86,9 @@ def test_the_machines_own_family_comes_by_its_plain_name(qimeng, tmp_path):
 
 
 def test_every_task_was_put_to_a_model_three_times():
-    samples = {f"{key}.{sample}" for key in tasks() for sample in (1, 2, 3)}
-    assert {path.stem for path in EVALUATED} == samples and len(tasks()) >= 20
+    products = [key for key, task in tasks().items() if task.kind == "gemm"]
+    samples = {f"{key}.{sample}" for key in products for sample in (1, 2, 3)}
+    assert {path.stem for path in EVALUATED} == samples and len(products) >= 20
     plain = {path.stem for path in (ROOT / "transcripts" / "eval" / "vanilla").glob("*.json")}
     assert plain == {f"x86.{dtype}.{sample}" for dtype in ("f32", "bf16", "u8s8", "s8s8") for sample in (1, 2, 3)}
 

@@ -14,9 +14,12 @@ from qimeng_tvm.bench.model_peers.catalogue import model_peers
 from qimeng_tvm.bench.models import table
 from qimeng_tvm.bench.models.case import (
     ABOUT,
+    DTYPES,
     EXPECTED,
     INPUTS,
+    PLAIN,
     ModelReference,
+    QuantizedReference,
     flat,
     load_files,
     load_reference,
@@ -36,9 +39,7 @@ FAST = timing.TimingPlan(repeats=3, total_seconds=0.0, sample_seconds=1e-5, cap_
 
 
 def test_cases_are_told_apart(tmp_path):
-    cases = [
-        make_case(name, tmp_path, batch, dtype) for name in MODELS for batch in (1, 8) for dtype in ("f32", "bf16")
-    ]
+    cases = [make_case(name, tmp_path, batch, dtype) for name in MODELS for batch in (1, 8) for dtype in DTYPES]
     assert len({c.folder for c in cases}) == len(cases)
     assert {c.name for c in cases if c.batch == 8} == {f"{name}-b8" for name in MODELS}
     fewer = make_case("bert-128", tmp_path, layers=2)
@@ -91,6 +92,36 @@ def test_what_is_no_number_or_has_another_size_is_wrong():
     assert right.error(broken) == float("inf")
 
 
+def quantized():
+    """Return results in float32, and twice what quantization makes of them, its roundings independent."""
+    rng = np.random.default_rng(0)
+    plain = rng.normal(size=1000), 1e3 * rng.normal(size=(2, 500))
+    ours, other = (tuple(v + 0.1 * np.std(v) * rng.normal(size=v.shape) for v in plain) for _ in range(2))
+    return QuantizedReference(ours, plain), other
+
+
+def test_a_quantized_answer_may_round_otherwise():
+    right, other = quantized()
+    assert right.error(flat(right.values)) < 0.9
+    assert 0.7 < right.error(flat(other)) < 1.1
+    assert right.error(flat(right.plain)) < 1, "more exact than asked for"
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_quantized_answer_is_wrong_when_it_is_off_everywhere_or_far_off_somewhere(index):
+    right, _ = quantized()
+    spread = float(np.std(right.values[index]))
+    for spoil in (
+        lambda v: np.roll(v, 1),
+        lambda v: v + 0.15 * spread,
+        lambda v: np.where(np.arange(v.size).reshape(v.shape) == 7, v + spread, v),
+        lambda v: np.where(v > 0, v, np.nan),
+    ):
+        values = [spoil(v) if i == index else v for i, v in enumerate(right.values)]
+        assert right.error(flat(values)) > 1
+    assert right.error(flat(right.values)[1:]) == float("inf")
+
+
 def test_files_come_back(tmp_path):
     np.savez(tmp_path / INPUTS, np.arange(12), np.array([0x3F80, 0x4000], np.uint16), *np.ones((10, 1), np.float32))
     np.savez(tmp_path / EXPECTED, *reference().values)
@@ -100,6 +131,16 @@ def test_files_come_back(tmp_path):
     assert files.inputs[1].astype(float).tolist() == [1.0, 2.0]
     assert files.about["flops"] == 9
     assert load_reference(tmp_path).error(flat(reference().values)) < 0.01
+
+
+def test_results_in_float32_come_back_with_quantized_ones(tmp_path):
+    right, _ = quantized()
+    np.savez(tmp_path / EXPECTED, *right.values)
+    np.savez(tmp_path / PLAIN, *right.plain)
+    (tmp_path / ABOUT).write_text(json.dumps({"dtype": "int8"}))
+    found = load_reference(tmp_path)
+    assert isinstance(found, QuantizedReference)
+    assert [v.shape for v in found.plain] == [(1000,), (2, 500)]
 
 
 # --- tables --------------------------------------------------------------------------------------------------------

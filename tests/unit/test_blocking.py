@@ -11,8 +11,8 @@ from qimeng_tvm.hardware import load
 from qimeng_tvm.intrin import families_for
 from qimeng_tvm.schedule import BlockInfo, Decision, SearchSpace
 from qimeng_tvm.schedule.apply import rule, rules
-from qimeng_tvm.schedule.blocking import balanced, gemm_plan, kernels_of, split_k, unroll_of
-from qimeng_tvm.schedule.estimate import gemm_cycles
+from qimeng_tvm.schedule.blocking import WHOLE, balanced, gemm_plan, kernels_of, split_k, unroll_of
+from qimeng_tvm.schedule.estimate import gemm_cycles, least_cycles
 
 ZEN3 = load("zen3")
 ZEN5 = load("zen5")
@@ -68,6 +68,29 @@ def test_the_analytic_choice_is_legal(m, n, k, dtype, constant, threads, transpo
     families = chosen.families(info, hardware)
     plan = gemm_plan(info, families, space.defaults().__getitem__)
     assert plan.padded_m >= m and plan.padded_n >= n and plan.padded_k >= k
+
+
+TARGETS = st.sampled_from([8, 16, 64, 384, WHOLE])
+MODES = st.sampled_from(["none", "whole", "block"])
+EITHER = st.sampled_from(["n", "m"])
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data(), st.tuples(shapes, shapes, shapes), st.sampled_from(["float32", "bfloat16", "uint8"]),
+       st.integers(1, 3), st.sampled_from([ZEN3, ZEN5]))  # fmt: skip
+def test_no_blocking_takes_less_than_the_bound_that_spares_pricing_it(data, extents, dtype, threads, hardware):
+    info = block(*extents, dtype, threads)
+    families = families_for(hardware.isa, (info.a_dtype, info.b_dtype, info.acc_dtype), hardware.features)
+    family = data.draw(st.sampled_from(families))
+    values = {"family": family.key, "micro_kernel": data.draw(st.sampled_from(kernels_of(family, info.m))),
+              "kc": data.draw(TARGETS), "mc": data.draw(TARGETS), "nc": data.draw(TARGETS), "order": data.draw(EITHER),
+              "inner_order": data.draw(EITHER), "pack_a": data.draw(MODES),
+              "pack_b": data.draw(st.one_of(MODES, st.just("constant"))), "unroll": 2,
+              "prefetch": data.draw(st.sampled_from(["yes", "no"])),
+              "parallel": data.draw(st.sampled_from(["yes", "no"]))}  # fmt: skip
+    plan = gemm_plan(info, families, values.__getitem__)
+    least = least_cycles(info, family, plan.mr, plan.nv, plan.pack_a, plan.pack_b, hardware)
+    assert 0 < least <= gemm_cycles(info, plan, hardware)
 
 
 def test_skinny_products_go_to_the_gemv_rule():

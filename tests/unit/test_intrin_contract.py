@@ -64,3 +64,11 @@ def test_register_pressure():
     one = family("x86.avx2_f32.gemm")
     assert one.fits(6, 2) and one.fits(4, 3) and one.fits(2, 6) and one.fits(1, 8)
     assert not one.fits(7, 2) and not one.fits(4, 4) and not one.fits(3, 4)
+    lanes = family("x86.avx2_f32_depthwise.depthwise")
+    assert lanes.lanewise and lanes.fits(7, 2) and lanes.fits(2, 7) and not lanes.fits(5, 3)
+
+
+def test_lane_wise_families_are_asked_for_by_their_kind():
+    f32, features = ("float32", "float32", "float32"), {"avx2", "fma", "avx512f"}
+    found = families_for("x86", f32, features, kind="depthwise")
+    assert [f.lanes for f in found] == [16, 8] and all(f.lanewise for f in found)

@@ -23,6 +23,7 @@ T = "from tvm.script import tirx as T\nfrom tvm import tirx\n"
 @pytest.mark.parametrize("isa", ["x86", "arm"])
 def test_the_worked_examples_pass(isa):
     assert check_source(example(isa)[1], POLICY) == ()
+    assert check_source(example(isa, "depthwise")[1], family_policy(tasks()["x86.avx2_f32_depthwise"])) == ()
 
 
 @pytest.mark.parametrize(

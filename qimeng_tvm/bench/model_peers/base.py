@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from qimeng_tvm.bench.models.case import Files, ModelCase, ModelReference, flat, load_files, load_reference
+from qimeng_tvm.bench.models.case import (
+    Files,
+    ModelCase,
+    ModelReference,
+    QuantizedReference,
+    flat,
+    load_files,
+    load_reference,
+)
 from qimeng_tvm.bench.systems import BenchError, Offer, Peer
 
 Array = np.ndarray[Any, Any]
@@ -35,7 +43,7 @@ class ModelPeer(Peer):
         """Read what a case's folder holds."""
         return load_files(folder)
 
-    def reference(self, folder: Path) -> ModelReference:
+    def reference(self, folder: Path) -> ModelReference | QuantizedReference:
         """Read what is right."""
         return load_reference(folder)
 

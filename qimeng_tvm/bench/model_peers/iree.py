@@ -35,7 +35,7 @@ class Iree(ModelPeer):
         """See :class:`Peer`."""
         from iree import runtime  # noqa: PLC0415 (an extra)
 
-        if request.dtype != "f32":
+        if request.dtype == "bf16":
             return Refusal("it has no setting for less than float32")
         path = exported(inputs, "onnx", ONNX)
         runtime.flags.parse_flags(f"--task_topology_group_count={threads}")

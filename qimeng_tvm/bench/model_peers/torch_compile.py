@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qimeng_tvm.bench.model_peers.base import ModelPeer
-from qimeng_tvm.bench.model_peers.torchmodel import channels_last, fetch, load
+from qimeng_tvm.bench.model_peers.torchmodel import QUANTIZED, channels_last, fetch, load
 from qimeng_tvm.bench.models.case import Files, ModelCase
-from qimeng_tvm.bench.systems import Offer, Variant
+from qimeng_tvm.bench.systems import Offer, Refusal, Variant
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class TorchCompile(ModelPeer):
 
     def prepare(self, request: ModelCase, inputs: Files, threads: int) -> Offer:
         """See :class:`Peer`."""
+        if request.dtype == "int8":
+            return Refusal(QUANTIZED)
         import torch  # noqa: PLC0415 (an extra)
         from torch._inductor import config  # noqa: PLC0415 (as above)
 

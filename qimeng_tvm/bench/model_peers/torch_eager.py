@@ -6,10 +6,10 @@ import copy
 from dataclasses import dataclass
 
 from qimeng_tvm.bench.model_peers.base import ModelPeer
-from qimeng_tvm.bench.model_peers.torchmodel import channels_last, fetch, load
+from qimeng_tvm.bench.model_peers.torchmodel import QUANTIZED, channels_last, fetch, load
 from qimeng_tvm.bench.models.case import Files, ModelCase
 from qimeng_tvm.bench.peers import torchlib
-from qimeng_tvm.bench.systems import Offer, Variant
+from qimeng_tvm.bench.systems import Offer, Refusal, Variant
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class TorchEager(ModelPeer):
 
     def prepare(self, request: ModelCase, inputs: Files, threads: int) -> Offer:
         """See :class:`Peer`."""
+        if request.dtype == "int8":
+            return Refusal(QUANTIZED)
         module, arguments = load(inputs, threads)
         torchlib.use_threads(threads)  # inference mode, the leanest
         offer = [Variant(lambda: module(*arguments), fetch)]

@@ -12,6 +12,9 @@ from qimeng_tvm.bench.models.case import MODULE, Files
 from qimeng_tvm.bench.peers import torchlib
 from qimeng_tvm.bench.systems import BenchError
 
+#: Why neither runs one.
+QUANTIZED = "a quantized model is an ONNX file, which PyTorch does not read"
+
 
 def load(files: Files, threads: int) -> tuple[Any, tuple[Any, ...]]:
     """Return the module and its inputs; no gradients from here on."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qimeng_tvm.bench.model_peers.base import exported, results_of
-from qimeng_tvm.bench.models.case import PROGRAM, Files
+from qimeng_tvm.bench.models.case import ONNX, PROGRAM, Files
 from qimeng_tvm.bench.systems import Variant
 
 
@@ -15,7 +15,8 @@ def read(files: Files) -> Any:
     """Return the model as a Relax module, weights as constants."""
     from qimeng_tvm.relax.sources import read_model  # noqa: PLC0415 (TVM: slow to import, and only in the child)
 
-    return read_model(exported(files, "program", PROGRAM))
+    quantized = files.about["dtype"] == "int8"
+    return read_model(exported(files, "onnx", ONNX) if quantized else exported(files, "program", PROGRAM))
 
 
 def host_target(threads: int) -> Any:

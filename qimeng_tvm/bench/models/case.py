@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -18,15 +18,21 @@ from qimeng_tvm.errors import UsageError
 
 Array = np.ndarray[Any, Any]
 
-#: Data types of weights and activations; sums are of float32 in all of them.
-DTYPES: Mapping[str, str] = MappingProxyType({"f32": "float32", "bf16": "bfloat16"})
+#: Data types of weights and activations, as TVM calls that of a product's left operand. Sums are of float32; in a
+#: quantized model those of bytes are of int32, and what is not quantized is of float32.
+DTYPES: Mapping[str, str] = MappingProxyType({"f32": "float32", "bf16": "bfloat16", "int8": "uint8"})
 #: Relative rounding error of one operation, and of storing an activation.
 _SUM, _STORE = 2.0**-24, MappingProxyType({"f32": 2.0**-24, "bf16": 2.0**-8})
 _LAMBDA = 4.0
+#: Units are how far a quantized model's results are from float32: of the difference between two of them whose roundings
+#: are independent, and of how far another one is from float32.
+_APART, _FARTHER = 2.0**0.5, 1.25
 
 #: Files of a case. The module is pickled: only what this program itself wrote is read.
 MODULE, PROGRAM, ONNX, ABOUT = "module.pt", "program.pt2", "model.onnx", "about.json"
 INPUTS, EXPECTED = "inputs.npz", "expected.npz"
+#: Results in float32, in the folder of a quantized model.
+PLAIN = "plain.npz"
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,57 @@ class ModelReference:
         return worst
 
 
+@dataclass(frozen=True)
+class QuantizedReference:
+    """The results of a quantized model, its arithmetic in float32, and what they may be off by.
+
+    Who sums in another order, or scales sums of integers, rounds a value in the middle of two integers to the other
+    one; each such step leads to more of them, until after some layers all roundings are others. So the yardstick is
+    what quantization does: how far these results are from those in float32. The errors of two computations whose
+    roundings have nothing to do with each other are as large as each other and independent: the two differ by the
+    square root of two of that, and are equally far from float32. Where the difference is largest, the same is allowed
+    with a margin of as much again, since the largest of some numbers is less certain than their mean.
+
+    Attributes
+    ----------
+    values : tuple of ndarray
+        One for every result of the model.
+    plain : tuple of ndarray
+        The results of the same model in float32.
+    """
+
+    values: tuple[Array, ...]
+    plain: tuple[Array, ...]
+
+    def error(self, answer: Array, quantum: float = 0.0) -> float:
+        """See :meth:`ModelReference.error`."""
+        if answer.shape != (sum(v.size for v in self.values),):
+            return float("inf")
+        worst, start = 0.0, 0
+        for value, plain in zip(self.values, self.plain, strict=True):
+            part = answer[start : start + value.size]
+            start += value.size
+            own, off, real = (_distance(*pair) for pair in ((value, plain), (part, value), (part, plain)))
+            found = (
+                off.mean / (_APART * own.mean + quantum),
+                off.largest / (_APART**2 * own.largest + quantum),
+                real.mean / (_FARTHER * own.mean + quantum),
+            )
+            worst = max(worst, *found) if np.isfinite(found).all() else float("inf")
+        return worst
+
+
+class _Distance(NamedTuple):
+    mean: float
+    largest: float
+
+
+def _distance(one: Array, other: Array) -> _Distance:
+    """Return the quadratic mean of the differences, and the largest."""
+    off = np.abs(one.ravel().astype(np.float64) - other.ravel().astype(np.float64))
+    return _Distance(float(np.sqrt(np.mean(off**2))), float(off.max()))
+
+
 def flat(results: Sequence[Array]) -> Array:
     """Return all results of a model as one array of float32."""
     return np.concatenate([np.asarray(r).astype(np.float32).ravel() for r in results])
@@ -175,14 +232,18 @@ def flat(results: Sequence[Array]) -> Array:
 
 def load_files(folder: Path) -> Files:
     """Return the inputs of a case."""
-    with np.load(folder / INPUTS) as stored:
-        arrays = [stored[name] for name in stored.files]
+    arrays = _arrays(folder / INPUTS)
     return Files(folder, tuple(a.view(ml_dtypes.bfloat16) if a.dtype == np.uint16 else a for a in arrays))
 
 
-def load_reference(folder: Path) -> ModelReference:
+def load_reference(folder: Path) -> ModelReference | QuantizedReference:
     """Return what the results of a case are compared with."""
-    known = about(folder)
-    with np.load(folder / EXPECTED) as stored:
-        values = tuple(stored[name] for name in stored.files)
+    known, values = about(folder), _arrays(folder / EXPECTED)
+    if known["dtype"] == "int8":
+        return QuantizedReference(values, _arrays(folder / PLAIN))
     return ModelReference(values, known["depth"], known["terms"], known["dtype"])
+
+
+def _arrays(path: Path) -> tuple[Array, ...]:
+    with np.load(path) as stored:
+        return tuple(stored[name] for name in stored.files)

@@ -11,12 +11,26 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qimeng_tvm.bench.models.case import ABOUT, DTYPES, EXPECTED, INPUTS, MODULE, ONNX, PROGRAM, ModelCase
+from qimeng_tvm.bench.models.case import (
+    ABOUT,
+    DTYPES,
+    EXPECTED,
+    INPUTS,
+    MODULE,
+    ONNX,
+    PLAIN,
+    PROGRAM,
+    ModelCase,
+    about,
+    load_files,
+)
+from qimeng_tvm.bench.models.quantize import meaning, write_quantized
 from qimeng_tvm.bench.models.zoo import model_named
 from qimeng_tvm.errors import ModelError, last_line
 
@@ -25,6 +39,8 @@ _SEED = 0
 _WIDE = 600_000_000
 #: Inputs that statistics are taken of; the weights are the same for every batch.
 _TYPICAL = 8
+#: Calls with such inputs that the limits of a quantized model's values come from.
+_CALLS = 4
 _FORMATS = {"program": PROGRAM, "onnx": ONNX}
 
 
@@ -63,7 +79,7 @@ def make(case: ModelCase) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _fill(folder, case)
+            (_fill_quantized if case.dtype == "int8" else _fill)(folder, case)
         shutil.rmtree(case.folder, ignore_errors=True)
         folder.rename(case.folder)
     except BaseException:
@@ -115,6 +131,26 @@ def _fill(folder: Path, case: ModelCase) -> None:
         "failures": failures,
         "torch": torch.__version__,
     }
+    (folder / ABOUT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _fill_quantized(folder: Path, case: ModelCase) -> None:
+    """Quantize the ONNX file of the same model in float32, and compare with its results."""
+    import torch  # noqa: PLC0415 (an extra)
+
+    plain = ensure(replace(case, dtype="f32"))
+    known, told = model_named(case.model), about(plain)["failures"].get("onnx")
+    if told:
+        raise ModelError(f"there is no ONNX file to quantize: {told}")
+    module = torch.load(plain / MODULE, weights_only=False)  # pickled by this program itself
+    torch.manual_seed(_SEED + 1)
+    samples = [[_array(torch, x) for x in known.inputs(module, case.batch)] for _ in range(_CALLS)]
+    del module
+    write_quantized(plain / ONNX, folder / ONNX, samples, known.images)
+    np.savez(folder / EXPECTED, *meaning(folder / ONNX, load_files(plain).inputs))
+    shutil.copyfile(plain / EXPECTED, folder / PLAIN)
+    shutil.copyfile(plain / INPUTS, folder / INPUTS)
+    facts = {**about(plain), "dtype": case.dtype, "failures": {}}
     (folder / ABOUT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 

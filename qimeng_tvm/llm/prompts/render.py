@@ -114,10 +114,11 @@ def version(name: str) -> int:
     return int(found[1])
 
 
-def example(isa: str) -> tuple[str, str]:
+def example(isa: str, kind: str = "gemm") -> tuple[str, str]:
     """Return title and source of the worked example: a float32 family of another instruction set than ``isa``."""
     facts = _EXAMPLES["arm" if isa == "x86" else "x86"]
-    return f"float32 on {facts['title']}", _fill(template("example_fma.py.j2"), facts)
+    file = "example_fma.py.j2" if kind == "gemm" else f"example_{kind}.py.j2"
+    return f"float32 on {facts['title']}", _fill(template(file), facts)
 
 
 def intrinsic_prompt(task: IntrinsicTask, hardware: Hardware | None = None) -> Prompt:
@@ -130,7 +131,7 @@ def intrinsic_prompt(task: IntrinsicTask, hardware: Hardware | None = None) -> P
     hardware : Hardware, optional
         Adds the core's name and cache sizes.
     """
-    title, source = example(task.isa)
+    title, source = example(task.isa, task.kind)
     a_packs = task.k_pack if task.storage[0] not in ("float32", "int16") else 1
     shown = SimpleNamespace(
         **{f: getattr(task, f) for f in task.__dataclass_fields__},
@@ -150,7 +151,7 @@ def intrinsic_prompt(task: IntrinsicTask, hardware: Hardware | None = None) -> P
         sizes = {c.level: c.size // 1024 for c in hardware.caches}
         machine = {"cpu": hardware.cpu, "l1": sizes.get(1, "?"), "l2": sizes.get(2, "?")}
     return render(
-        "intrinsic",
+        "intrinsic" if task.kind == "gemm" else task.kind,
         {
             "task": shown,
             "primitives": tuple(replace(p, cycles=_cycles(p, hardware)) for p in task.primitives),
