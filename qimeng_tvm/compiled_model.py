@@ -163,6 +163,7 @@ def compile(
     params: Mapping[str, Any] | None = None,
     dtype: str = "f32",
     buckets: Buckets | None = None,
+    winograd: bool = True,
     say: Say = lambda _: None,
 ) -> CompiledModel:
     """Compile a model for this machine.
@@ -191,6 +192,8 @@ def compile(
         ONNX models are computed on integers in any case.
     buckets : mapping, optional
         Sizes of flexible dimensions, by name, that get code of their own; by default a few of one such dimension.
+    winograd : bool
+        Whether 3x3 convolutions of float32 may be computed by Winograd's method where that is faster.
     say : callable
         Told of every stage.
 
@@ -205,7 +208,7 @@ def compile(
     """
     machine = hardware if hardware is not None else measured(Hardware.host())
     count = checked_threads(machine.cores if threads is None else threads, machine)
-    passes = Pipeline(machine, database, trials, count, say=say, dtype=dtype, buckets=buckets)
+    passes = Pipeline(machine, database, trials, count, say=say, dtype=dtype, buckets=buckets, winograd=winograd)
     say("read the model")
     module = module_of(model, inputs)
     if params:

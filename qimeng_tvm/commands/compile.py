@@ -17,6 +17,7 @@ from qimeng_tvm.commands.model_options import (
     Inputs,
     Model,
     Threads,
+    Winograd,
     model_and_passes,
     unserved,
     why,
@@ -40,6 +41,7 @@ def compile_file(
     inputs: Inputs = None,
     dtype: Dtype = "f32",
     buckets: Buckets = None,
+    winograd: Winograd = True,
     report: Annotated[Path | None, typer.Option(help="Write what became of every function here, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -51,7 +53,7 @@ def compile_file(
 
     check_library(out)
     _, say = teller()
-    module, passes = model_and_passes(model, inputs, threads, database, trials, say, dtype, buckets)
+    module, passes = model_and_passes(model, inputs, threads, database, trials, say, dtype, buckets, winograd)
     compiled = compile_module(module, passes)
     written = compiled.export(out)
     if report is not None:

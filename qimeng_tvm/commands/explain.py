@@ -16,6 +16,7 @@ from qimeng_tvm.commands.model_options import (
     Inputs,
     Model,
     Threads,
+    Winograd,
     model_and_passes,
     unserved,
     why,
@@ -34,6 +35,7 @@ def explain(
     inputs: Inputs = None,
     dtype: Dtype = "f32",
     buckets: Buckets = None,
+    winograd: Winograd = True,
     time: Annotated[
         bool, typer.Option("--time/--no-time", help="Run the model on random inputs and time its functions.")
     ] = True,
@@ -44,7 +46,7 @@ def explain(
     from qimeng_tvm.relax.profile import random_weights
 
     _, say = teller()
-    module, passes = model_and_passes(model, inputs, threads, database, 0, say, dtype, buckets)
+    module, passes = model_and_passes(model, inputs, threads, database, 0, say, dtype, buckets, winograd)
     compiled = compile_module(random_weights(module), passes)
     if time:
         say("time")

@@ -38,6 +38,11 @@ Buckets = Annotated[
 ]
 
 
+Winograd = Annotated[
+    bool, typer.Option(help="Compute 3x3 convolutions of float32 by Winograd's method where that is faster.")
+]
+
+
 def model_and_passes(
     path: Path,
     inputs: Sequence[str] | None,
@@ -47,6 +52,7 @@ def model_and_passes(
     say: Callable[[str], None],
     dtype: str = "f32",
     buckets: Sequence[str] | None = None,
+    winograd: bool = True,
 ) -> tuple[IRModule, Pipeline]:
     """Read a model's file, and return it with the pipeline that compiles it for this machine."""
     from qimeng_tvm.api import checked_threads
@@ -62,7 +68,9 @@ def model_and_passes(
         raise UsageError(f"{trials} trials asked for; 0 or more are needed")
     say(f"read {path}")
     module = fix_shapes(read_model(path), shapes)
-    return module, Pipeline(measured(host), database, trials, count, say=say, dtype=dtype, buckets=sizes)
+    return module, Pipeline(
+        measured(host), database, trials, count, say=say, dtype=dtype, buckets=sizes, winograd=winograd
+    )
 
 
 def shapes_of(inputs: Sequence[str] | None) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ from qimeng_tvm.relax.linking import link_functions
 from qimeng_tvm.relax.prepare import legalize_and_fuse
 from qimeng_tvm.relax.report import PipelineReport
 from qimeng_tvm.relax.scheduling import schedule_module
+from qimeng_tvm.relax.winograd import winograd
 
 Say = Callable[[str], None]
 
@@ -54,6 +55,9 @@ class Pipeline:
     buckets : mapping of str to sequence of int, optional
         Sizes of symbolic dimensions that get functions of their own, chosen at run time; by default up to four of a
         single such dimension, and the general function for all others.
+    winograd : bool
+        Whether 3x3 convolutions of float32 may be computed by Winograd's method where it is estimated to be faster;
+        their results differ from those of plain sums in the last digits.
 
     Attributes
     ----------
@@ -72,6 +76,7 @@ class Pipeline:
         say: Say = lambda _: None,
         dtype: str = "f32",
         buckets: Buckets | None = None,
+        winograd: bool = True,
     ) -> None:
         if trials < 0:
             raise UsageError(f"{trials} trials asked for; 0 or more are needed")
@@ -82,6 +87,7 @@ class Pipeline:
         self.trials, self.threads, self.strategy, self.seed, self.say = trials, threads, strategy, seed, say
         self.dtype = dtype
         self.buckets = buckets
+        self.winograd = winograd
         self.report: PipelineReport | None = None
         self._seconds: dict[str, float] = {}
 
@@ -126,7 +132,9 @@ class Pipeline:
         if self.dtype == "bf16" and not families_for(hardware.isa, BF16, hardware.features):
             raise UsageError(f"no micro-kernel computes bfloat16 products on {hardware.name}: leave dtype at 'f32'")
         bucketed = specialize(module, bucket_sizes(module, self.buckets))
-        return legalize_and_fuse(bucketed, target_of(hardware, self.cores(hardware)), self.dtype)
+        threads = self.cores(hardware)
+        late = [winograd(hardware, threads)] if self.winograd and self.dtype == "f32" else []
+        return legalize_and_fuse(bucketed, target_of(hardware, threads), self.dtype, late=late)
 
     def machine(self) -> Hardware:
         """Return the machine that the code is for."""

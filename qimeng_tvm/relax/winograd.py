@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax, te, tirx
 from tvm.relax.expr_functor import mutator
@@ -23,9 +22,6 @@ from qimeng_tvm.schedule.winograd_form import A_T, B_T, TAPS, TILE, WinogradForm
 _DEPTH = 16
 #: What share of the estimated time must be saved: the two estimates are not exact to that.
 _SAVED = 0.1
-
-#: Price of the function of a tensor expression.
-Price = Callable[[list[te.Tensor]], float]
 
 
 def winograd(hardware: Hardware, threads: int) -> tvm.transform.Pass:
@@ -66,11 +62,11 @@ class _Prices:
                 out_dtype="float32",
             )  # fmt: skip
             ours = te_winograd(pixels, points, padding=padding)
-            cost = self.cycles([pixels, points, ours], form)
-            self.known[key] = cost < (1 - _SAVED) * self.cycles([pixels, plain, direct], form)
+            cost = self.cycles([pixels, points, ours])
+            self.known[key] = cost < (1 - _SAVED) * self.cycles([pixels, plain, direct])
         return self.known[key]
 
-    def cycles(self, tensors: list[te.Tensor], _form: WinogradForm) -> float:
+    def cycles(self, tensors: list[te.Tensor]) -> float:
         """Return the estimate for a function with its default decisions; infinite where no rule serves it."""
         func = te.create_prim_func(tensors).with_attr("layout_free_buffers", [1])
         task = make_task(func, self.hardware, self.threads)
@@ -160,7 +156,7 @@ def te_winograd(data: te.Tensor, filters: te.Tensor, *, padding: tuple[int, ...]
         return _chosen(tirx.floormod(y, TILE) * TILE + tirx.floormod(x, TILE), A_T, read)
 
     tiles = te.compute((batch, form.tile_rows * TILE, form.x * TILE, form.filters), back, name=method.BACK)
-    return te.compute((batch, rows, columns, form.filters), lambda *at: tiles(*at), name=method.OUT)
+    return te.compute((batch, rows, columns, form.filters), lambda n, y, x, f: tiles[n, y, x, f], name=method.OUT)
 
 
 def _chosen(which: Any, matrix: method.Matrix, read: Callable[[int, int], Any]) -> Any:
@@ -178,18 +174,19 @@ def _chosen(which: Any, matrix: method.Matrix, read: Callable[[int, int], Any]) 
 
 def _element(row: Array, column: Array, read: Callable[[int, int], Any]) -> Any:
     """Return the sum over a tile of its elements, weighted by row and column; columns are summed first."""
-    sums = [(j, _weighted([(row[i], read(i, j)) for i in range(len(row)) if row[i]])) for j in np.flatnonzero(column)]
-    return _weighted([(column[j], value) for j, value in sums])
+    along = range(len(row))
+    sums = {j: _weighted([(row[i], read(i, j)) for i in along if row[i]]) for j in along if column[j]}
+    return _weighted([(column[j], value) for j, value in sums.items()])
 
 
 def _weighted(terms: list[tuple[float, Any]]) -> Any:
     """Return a sum of weighted terms; weights of one cost nothing."""
-    terms = sorted(terms, key=lambda term: term[0] < 0)  # begin with one that is added
-    total: Any = None
-    for weight, term in terms:
-        value = term if abs(weight) == 1 else term * tirx.const(abs(weight), "float32")
-        if total is None:
-            total = value if weight > 0 else -value
-        else:
-            total = total + value if weight > 0 else total - value
+    (first, total), *others = sorted(terms, key=lambda term: term[0] < 0)  # begins with one that is added
+    total = _scaled(first, total) if first > 0 else -_scaled(first, total)
+    for weight, term in others:
+        total = total + _scaled(weight, term) if weight > 0 else total - _scaled(weight, term)
     return total
+
+
+def _scaled(weight: float, term: Any) -> Any:
+    return term if abs(weight) == 1 else term * tirx.const(abs(weight), "float32")

@@ -6,6 +6,7 @@ The model is that of :mod:`qimeng_tvm.schedule.conv_estimate`; it ranks blocking
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 from qimeng_tvm.errors import ScheduleError
 from qimeng_tvm.hardware.model import Hardware
@@ -25,8 +26,11 @@ _CALL, _AROUND = 12.0, 3.0
 _READ, _WRITTEN = 0.75, 1.25
 #: Exponent of the soft maximum of computing and streaming.
 _OVERLAP = 4.0
-#: What the descent changes, in this order.
-_DESCENT = ("rows", "filters", "copy", "order", "inner_order", "parallel")
+#: How much faster a panel of filters comes than what is swept in pieces: it is one long run.
+_LONG = 2.0
+#: Copies and orders that go together, each tried; what the descent changes for each, in this order.
+_WAYS = (("block", "m"), ("whole", "m"), ("whole", "n"))
+_DESCENT = ("rows", "filters", "inner_order", "parallel")
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ def _default_values(
     families: tuple[IntrinFamily, ...],
     choices: dict[str, tuple[tuple[Value, ...], str]],
 ) -> dict[str, Value]:
-    """Return the legal decisions of the fewest estimated cycles: every micro-kernel, blocks by descent."""
+    """Return the legal decisions of the fewest estimated cycles: every micro-kernel and copy, blocks by descent."""
 
     def price(values: Values) -> float:
         if winograd_illegal(info, families, values) is not None:
@@ -167,19 +171,18 @@ def _default_values(
     best: dict[str, Value] = {}
     best_cost = float("inf")
     start: dict[str, Value] = {name: values[0] for name, (values, _) in choices.items()}
-    start |= {"filters": WHOLE, "unroll": 2}
-    for family in choices["family"][0]:
-        for kernel in choices["micro_kernel"][0]:
-            values = {**start, "family": family, "micro_kernel": kernel}
-            cost, improved = price(values), True
-            while improved:
-                improved = False
-                for trial in ({**values, name: c} for name in _DESCENT for c in choices[name][0]):
-                    here = price(trial)
-                    if here < cost * 0.999:
-                        values, cost, improved = trial, here, True
-            if cost < best_cost:
-                best, best_cost = values, cost
+    start |= {"rows": choices["rows"][0][-1], "filters": WHOLE, "unroll": 2}
+    for family, kernel, (copy, order) in product(choices["family"][0], choices["micro_kernel"][0], _WAYS):
+        values = {**start, "family": family, "micro_kernel": kernel, "copy": copy, "order": order}
+        cost, improved = price(values), True
+        while improved:
+            improved = False
+            for trial in ({**values, name: c} for name in _DESCENT for c in choices[name][0]):
+                here = price(trial)
+                if here < cost * 0.999:
+                    values, cost, improved = trial, here, True
+        if cost < best_cost:
+            best, best_cost = values, cost
     if not best:
         raise ScheduleError(f"no legal blocking for {info.operator} with {families[0].key}")
     return best
@@ -225,17 +228,17 @@ def _products(plan: WinogradPlan, hardware: Hardware) -> float:
     blocks = plan.row_blocks * form.batch
     all_filters = filters * plan.filter_blocks
     between = filters + pixels + products if plan.order == "n" else all_filters + pixels + products
-    far = filters / rate(hardware, max(all_filters, hardware.cache(3).size))
-    near = filters / rate(hardware, between)
+    far = filters / rate(hardware, all_filters, _LONG)
+    near = filters / rate(hardware, between, _LONG)
     stream = (far + (blocks - 1) * near) / blocks
     # A point's panels pass one after the other, each by all tiles.
     panel = form.channels * plan.nr * WIDTH[plan.family.storage[1]]
     tiles = plan.rows * plan.row_tiles
     if plan.inner_order == "n":
-        again = (tiles - 1) * filters / rate(hardware, 2 * panel) if 2 * panel > hardware.cache(1).size else 0.0
+        again = (tiles - 1) * filters / rate(hardware, 2 * panel, _LONG) if 2 * panel > hardware.cache(1).size else 0.0
         stream += again + plan.panels * pixels / rate(hardware, pixels + products)
     else:
-        stream += (tiles - 1) * filters / rate(hardware, point) + pixels / rate(hardware, pixels + products)
+        stream += (tiles - 1) * filters / rate(hardware, point, _LONG) + pixels / rate(hardware, pixels + products)
     return soft_max(_OVERLAP, compute, stream)
 
 

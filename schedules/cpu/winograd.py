@@ -129,8 +129,10 @@ class Winograd(ScheduleRule):
         sch.unroll(point)
         sch.vectorize(lane)
         image, row, column, _ = sch.get_loops(pad)[-4:]
-        packing.peel(sch, row, column)
         steps.vectorize_inner(sch, pad, plan.pixel_lanes)
         if plan.copy == "whole" and plan.threads > 1:
             sch.parallel(sch.fuse(n, y))
             sch.parallel(sch.fuse(image, row))
+        else:
+            packing.peel(sch, row)
+        packing.peel(sch, column)
