@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qimeng_tvm.check.tolerance import dot_bound
+from qimeng_tvm.generate.winograd_value import by_tiles, sizes_by_tiles
 from qimeng_tvm.graph_fuzz import evaluate
 from qimeng_tvm.graph_fuzz.graph import Node
 
@@ -103,6 +104,21 @@ def _conv(given: Sequence[Known], attributes: Attributes) -> Known:
 
 def _conv_relax(op: Any, given: Sequence[Any], attributes: Attributes) -> Any:
     return op.nn.conv2d(*given, data_layout="NHWC", kernel_layout="HWIO", **attributes)
+
+
+def _winograd(given: Sequence[Known], attributes: Attributes) -> Known:
+    image, filters = (k.exact for k in given)
+    padding = attributes["padding"]
+    terms = filters.shape[1] + _STEPS
+    return rounded(
+        by_tiles(image, filters, padding), 0.0, given[0].dtype, terms, sizes_by_tiles(image, filters, padding)
+    )
+
+
+def _winograd_relax(_op: Any, given: Sequence[Any], attributes: Attributes) -> Any:
+    from qimeng_tvm.generate.winograd_late import winograd_call  # noqa: PLC0415 (imports TVM)
+
+    return winograd_call(*given, attributes["padding"])
 
 
 def _max_pool(given: Sequence[Known], attributes: Attributes) -> Known:
@@ -274,6 +290,7 @@ _erf = np.vectorize(math.erf, otypes=[float])
 STEPS: Mapping[str, StepKind] = MappingProxyType(
     {
         "conv2d": StepKind(_conv_relax, _conv),
+        "winograd": StepKind(_winograd_relax, _winograd),
         "max_pool": StepKind(_pool_relax("max_pool2d"), _max_pool),
         "avg_pool": StepKind(_pool_relax("avg_pool2d"), _avg_pool),
         "global_pool": StepKind(

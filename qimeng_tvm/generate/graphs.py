@@ -145,9 +145,10 @@ class Graph(Checked):
         """See :class:`~qimeng_tvm.generate.checked.Checked`."""
         from tvm import tirx  # noqa: PLC0415 (only in workers)
 
+        from qimeng_tvm.generate.winograd_late import winograd_loops  # noqa: PLC0415
         from qimeng_tvm.relax.prepare import legalize_and_fuse  # noqa: PLC0415
 
-        fused = legalize_and_fuse(self.module(), target)
+        fused = legalize_and_fuse(self.module(), target, late=[winograd_loops()])
         found = [f for f in fused.functions.values() if isinstance(f, tirx.PrimFunc)]
         if len(found) != 1:
             raise CheckError(f"{self.label} became {len(found)} functions; report this as a bug")

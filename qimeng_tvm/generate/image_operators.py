@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qimeng_tvm.generate.graphs import Given, Graph, Step, by
+from qimeng_tvm.schedule.winograd_form import B_T, TAPS
 
 Pair = tuple[int, int]
 Image = tuple[int, int, int, int]
@@ -39,22 +40,29 @@ def conv(
     attributes = (
         ("strides", stride), ("padding", padding), ("dilation", dilation), ("groups", groups), ("out_dtype", out),
     )  # fmt: skip
-    steps, others = [Step("conv2d", ("image", "kernel"), attributes)], []
-    for name in then.split():
-        if name == "bias":
-            others.append(Given("bias", (filters,), out, constant))
-        elif name == "residual":
-            others.append(Given("residual", (image[0], extents[0], extents[1], filters), out))
-        steps.append(Step("add", ("", name)) if name in ("bias", "residual") else _clip(name))
     kernel_of = Given("kernel", (*kernel, image[3] // groups, filters), weights, constant)
-    fed = [Given("image", image, pixels), *(g for g in others if not g.constant)]
-    known = [kernel_of, *(g for g in others if g.constant)]
     title = f"conv2d {by(image)} {by(kernel)} to {filters} {dtypes} pad {by(padding)}"
     title += f" stride {by(stride)}" if stride != (1, 1) else ""
     title += f" dilation {by(dilation)}" if dilation != (1, 1) else ""
     title += f" groups {groups}" if groups > 1 else ""
     title += " constant filters" if constant else ""
-    ordered = (*fed, *known) if constant else (fed[0], kernel_of, *fed[1:])
+    first = Step("conv2d", ("image", "kernel"), attributes)
+    result = Given("residual", (image[0], extents[0], extents[1], filters), out)
+    return _followed(title, first, Given("image", image, pixels), kernel_of, result, then, threads)
+
+
+def _followed(title: str, first: Step, image: Given, kernel: Given, result: Given, then: str, threads: int) -> Graph:
+    """Return a convolution with its epilogue; ``result`` is what a residual is like."""
+    steps, others = [first], []
+    for name in then.split():
+        if name == "bias":
+            others.append(Given("bias", result.shape[-1:], result.dtype, kernel.constant))
+        elif name == "residual":
+            others.append(result)
+        steps.append(Step("add", ("", name)) if name in ("bias", "residual") else _clip(name))
+    fed = [image, *(g for g in others if not g.constant)]
+    known = [kernel, *(g for g in others if g.constant)]
+    ordered = (*fed, *known) if kernel.constant else (fed[0], kernel, *fed[1:])
     return Graph(title, ordered, tuple(steps), threads)
 
 
@@ -94,6 +102,52 @@ def timed_convs() -> tuple[Graph, ...]:
         conv((1, 28, 28, 256), 256, (3, 3), (2, 2)),
         conv((1, 56, 56, 128), 128, groups=32, stride=(2, 2), then="bias relu"),
         conv((1, 28, 28, 128), 128, dtypes="bf16", threads=2, then="bias relu"),
+    )
+
+
+def winograd(
+    image: Image,
+    filters: int,
+    padding: tuple[int, int, int, int] = (1, 1, 1, 1),
+    *,
+    then: str = "",
+    constant: bool = True,
+    threads: int = 1,
+) -> Graph:
+    """Return a 3x3 convolution by Winograd's method, of filters that are transformed already; ``then`` as above."""
+    extents = [image[1 + i] + padding[i] + padding[2 + i] - TAPS + 1 for i in (0, 1)]
+    kernel = Given("kernel", (len(B_T) ** 2, image[3], filters), constant=constant)
+    title = f"winograd {by(image)} 3x3 to {filters} f32 pad {by(padding)}" + (" constant filters" if constant else "")
+    first = Step("winograd", ("image", "kernel"), (("padding", padding),))
+    result = Given("residual", (image[0], extents[0], extents[1], filters))
+    return _followed(title, first, Given("image", image), kernel, result, then, threads)
+
+
+def winograds() -> tuple[Graph, ...]:
+    """Whole and odd tiles, a single one, borders of uneven sides and none, batches, odd channels, epilogues."""
+    none = (0, 0, 0, 0)
+    return (
+        winograd((1, 14, 14, 32), 64, then="bias relu"),
+        winograd((2, 7, 9, 16), 48, then="bias"),
+        winograd((1, 12, 36, 24), 16, none),
+        winograd((1, 5, 33, 17), 64, (2, 0, 1, 3), then="residual"),
+        winograd((1, 3, 3, 16), 16, none),
+        winograd((1, 8, 8, 32), 96),
+        winograd((1, 13, 14, 32), 64, then="bias residual relu", threads=2),
+        winograd((2, 28, 27, 24), 80, then="bias relu6", threads=2),
+        winograd((3, 9, 6, 64), 32, none, threads=2),
+        winograd((1, 20, 20, 48), 128, then="relu", threads=2),
+        winograd((1, 11, 10, 16), 32, constant=False),
+        winograd((2, 6, 16, 32), 64, constant=False, then="bias", threads=2),
+    )
+
+
+def timed_winograds() -> tuple[Graph, ...]:
+    """Layers of residual networks."""
+    return (
+        winograd((1, 28, 28, 128), 128, then="bias relu"),
+        winograd((1, 56, 56, 64), 64, then="bias relu"),
+        winograd((1, 14, 14, 256), 256, then="bias relu", threads=2),
     )
 
 

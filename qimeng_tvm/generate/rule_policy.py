@@ -77,6 +77,17 @@ _CONV2D = Api(
     f"transform_layout transform_block_layout unsafe_set_dtype cache_read {_FAMILY}",
     families=True,
 )
+_WINOGRAD = Api(
+    _words(steps="vectorize_inner tensorize", packing="peel"),
+    _words(
+        winograd="Around around",
+        winograd_blocking="WinogradPlan winograd_plan winograd_space winograd_cycles",
+        winograd_form="TILE",
+    ),
+    "form family mr nv copy rows row_blocks panels filter_blocks order inner_order unroll nr row_tiles pixel_lanes "
+    f"pad pixels back transform_layout cache_read cache_write {_FAMILY}",
+    families=True,
+)
 _WINDOW = Api(
     _words(
         window_blocking="has_fixed_vectors window_space window_plan window_cycles WindowPlan",
@@ -117,6 +128,7 @@ _APIS: Mapping[str, Api] = MappingProxyType(
     {
         "matmul": _PRODUCT,
         "conv2d": _CONV2D,
+        "winograd": _WINOGRAD,
         "depthwise": _DEPTHWISE,
         "pool": _WINDOW,
         "rowwise": _ROWWISE,

@@ -59,6 +59,7 @@ def _task(kind: str, title: str, decisions: str, *, tensorized: bool = False, ve
 
 _PRODUCT = tuple("family micro_kernel kc mc nc order inner_order pack_a pack_b unroll prefetch parallel".split())
 _CONV = "family micro_kernel gather copy rows filters order inner_order unroll parallel"
+_WINOGRAD = "family micro_kernel copy rows filters order inner_order unroll parallel"
 _WINDOW = "tile row_block order taps border parallel"
 #: By operator. Two versions of the first two were written by hand.
 RULES: Mapping[str, RuleTask] = MappingProxyType(
@@ -66,6 +67,7 @@ RULES: Mapping[str, RuleTask] = MappingProxyType(
         "gemm": RuleTask("cpu.gemm", 3, "gemm", "matrix products on CPUs", 0, 0, _PRODUCT),
         "gemv": RuleTask("cpu.gemv", 3, "gemv", "skinny matrix products (M <= 8) on CPUs", 1, 8, _PRODUCT),
         "conv2d": _task("conv2d", "convolutions on CPUs", _CONV, tensorized=True),
+        "winograd": _task("winograd", "3x3 convolutions by Winograd's method on CPUs", _WINOGRAD, tensorized=True),
         "depthwise": _task("depthwise", "depthwise convolutions on CPUs", _WINDOW, version=3),
         "pool": _task("pool", "poolings on CPUs", _WINDOW),
         "rowwise": _task("rowwise", "softmax, norms and reductions on CPUs", "threads accumulators together"),

@@ -110,7 +110,10 @@ def _is_understood(block: Any) -> bool:
 
 
 def _is_row_reduction(block: Any) -> bool:
-    """Tell whether a block reduces one tensor, each of whose elements it reads once: no window, no product of two."""
+    """Tell whether a block reduces one tensor, each of whose elements it reads once: no window, no product of two.
+
+    One axis may come in groups that are reduced; of two that do, windows are made.
+    """
     if block.init is None or not isinstance(block.body, tirx.BufferStore):
         return False
     kept = [v.var for v in block.iter_vars if v.iter_type != _REDUCE]
@@ -123,8 +126,13 @@ def _is_row_reduction(block: Any) -> bool:
     return all(
         all(any(uses(i, v) for i in load.indices) for v in whole)
         and all(_is_apart(block, i, whole, reduced) for i in load.indices)
+        and sum(_is_mixed(i, whole, reduced) for i in load.indices) <= 1
         for load in main
     )
+
+
+def _is_mixed(index: Any, kept: Sequence[tirx.Var], reduced: Sequence[tirx.Var]) -> bool:
+    return any(uses(index, r) for r in reduced) and any(uses(index, k) for k in kept)
 
 
 def _is_apart(block: Any, index: Any, kept: Sequence[tirx.Var], reduced: Sequence[tirx.Var]) -> bool:

@@ -1,9 +1,11 @@
-# author: hand
-"""Functions without reductions: chains of arithmetic, broadcasts, transposes, concatenations, paddings, look-ups.
+# author: offline-exchange, prompt rule@2, 1 round, the answer of round 1
+# checked on: AMD EPYC (znver5), 2026-11-26: 48 operators right
+# speed: 1.02 of the reference
+"""Functions without reductions: the longest contiguous loops, in whole vectors, shared between cores.
 
-All is inlined into what is written in the end. Neighbouring axes that every tensor has side by side are one loop;
-the innermost runs in vectors, the outer ones are shared out once that gains more than it costs. Where a tensor is read
-across the order that it is stored in, loops run over squares, so that cache lines on either side are used up.
+They are bound by memory. Loops over axes that every tensor has side by side become one; what is transposed is
+visited in squares, so that a cache line is used up while it is near; bounds checks are peeled out of hot loops;
+only loops outside of the vectors are shared out, in several pieces for each core.
 """
 
 from __future__ import annotations
@@ -16,60 +18,81 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.schedule import BlockInfo, Choose, ScheduleRule, SearchSpace, Values, elementwise, packing
 
-#: Pieces for each core that outer loops are fused for.
-SHARES = 4
+PIECES_PER_CORE = 4
 
 
-class Elementwise(ScheduleRule):
-    """Each element from elements at known places."""
+def extent_of(sch: Schedule, loop: LoopRV) -> int:
+    """How often a loop runs."""
+    return int(sch.get(loop).extent)
+
+
+class ElementwiseRule(ScheduleRule):
+    """Join, square what is transposed, vectorize, share."""
 
     name = "cpu.elementwise"
+    version = 2
 
     def match(self, block: BlockInfo, hardware: Hardware) -> bool:
-        """Every function that the reader understands."""
+        """Every function without reductions, on any machine."""
         return block.kind == "elementwise"
 
     def space(self, block: BlockInfo, hardware: Hardware) -> SearchSpace:
-        """Cores, vectors at a time, squares of a transpose."""
+        """Decisions: cores, vectors at a time, side of the squares."""
         return elementwise.space(block, hardware)
 
     def estimate(self, values: Values, info: BlockInfo, hardware: Hardware) -> float:
-        """Cycles by traffic."""
+        """Traffic of a share, and the fork."""
         return elementwise.estimate(values, info, hardware)
 
     def apply(self, sch: Schedule, block: SBlockRV, choose: Choose, info: BlockInfo, hardware: Hardware) -> None:
-        """Join, tile, vectorize and share the loops of every output."""
+        """Schedule every block that writes an output."""
         plan = elementwise.plan_of(choose, info, hardware)
         for output in elementwise.outputs(sch):
-            nest = elementwise.join(sch, output)
-            outer = list(nest.loops)
-            if nest.across is not None:
-                outer = self.squares(sch, nest.loops, nest.across, plan.tile)
-            elementwise.vectorize(sch, output, plan.lanes)
-            if plan.threads > 1:
-                # A single loop was split into vectors: its outer part is shared out.
-                loops = outer if len(outer) > 1 else sch.get_loops(output)
-                self.share(sch, loops, plan.threads, tiled=nest.across is not None)
+            self.schedule_output(sch, output, plan)
 
-    def squares(self, sch: Schedule, loops: Sequence[LoopRV], across: int, side: int) -> list[LoopRV]:
-        """Run over squares of the innermost loop and the one that a tensor is stored along; return the outer loops."""
-        outer, inner = sch.split(loops[across], [None, min(side, int(sch.get(loops[across]).extent))])
-        block, lane = sch.split(loops[-1], [None, min(side, int(sch.get(loops[-1]).extent))])
-        order = [*loops[:across], outer, *loops[across + 1 : -1], block]
-        sch.reorder(*order, inner, lane)
-        packing.peel(sch, outer, block)
-        return [*order, inner]
+    def schedule_output(self, sch: Schedule, output: SBlockRV, plan: elementwise.ElementwisePlan) -> None:
+        """All steps for one output, in the order that they need."""
+        nest = elementwise.join(sch, output)
+        squared = nest.across is not None
+        outer = self.make_squares(sch, nest, plan.tile) if squared else tuple(nest.loops[:-1])
+        elementwise.vectorize(sch, output, plan.lanes)
+        if plan.threads > 1:
+            # A function that is a single loop has nothing outside but its loop over vectors.
+            known = outer if len(outer) > 0 else tuple(sch.get_loops(output)[:-1])
+            pieces = PIECES_PER_CORE * plan.threads
+            shared = self.first_that_repeats(sch, known) if squared else self.fewest_outermost(sch, known, pieces)
+            self.share_out(sch, shared)
 
-    def share(self, sch: Schedule, loops: Sequence[LoopRV], threads: int, *, tiled: bool) -> None:
-        """Share the fewest outer loops that keep every core busy; not the innermost. Of squares, one loop."""
-        count, shared = 1, []
-        for loop in loops[:-1]:
-            extent = int(sch.get(loop).extent)
-            if tiled and extent == 1:
-                continue
-            shared.append(loop)
-            count *= extent
-            if tiled or count >= SHARES * threads:
-                break
-        if shared:
-            sch.parallel(sch.fuse(*shared) if len(shared) > 1 else shared[0])
+    def make_squares(self, sch: Schedule, nest: elementwise.Joined, side: int) -> tuple[LoopRV, ...]:
+        """Read a transposed tensor in squares; return all loops but the innermost."""
+        across = nest.loops[nest.across]
+        last = nest.loops[-1]
+        across_outer, across_inner = sch.split(across, [None, min(side, extent_of(sch, across))])
+        last_outer, last_inner = sch.split(last, [None, min(side, extent_of(sch, last))])
+        before = tuple(
+            across_outer if place == nest.across else loop for place, loop in enumerate(nest.loops[:-1])
+        )
+        outer = (*before, last_outer, across_inner)
+        sch.reorder(*outer, last_inner)
+        packing.peel(sch, across_outer, last_outer)
+        return outer
+
+    def first_that_repeats(self, sch: Schedule, outer: Sequence[LoopRV]) -> tuple[LoopRV, ...]:
+        """The first loop of an extent above 1, by itself: what is peeled must not be fused."""
+        return tuple(loop for loop in outer if extent_of(sch, loop) > 1)[:1]
+
+    def fewest_outermost(self, sch: Schedule, outer: Sequence[LoopRV], pieces: int) -> tuple[LoopRV, ...]:
+        """The fewest outermost loops that make so many pieces; none if all of them do not."""
+        made = 1
+        for place, loop in enumerate(outer):
+            made = made * extent_of(sch, loop)
+            if made >= pieces:
+                return tuple(outer[: place + 1])
+        return ()
+
+    def share_out(self, sch: Schedule, shared: Sequence[LoopRV]) -> None:
+        """Share these loops between the cores, as one."""
+        if len(shared) > 1:
+            sch.parallel(sch.fuse(*shared))
+        elif len(shared) == 1:
+            sch.parallel(shared[0])

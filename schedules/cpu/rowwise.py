@@ -1,8 +1,12 @@
-# author: hand
-"""Softmax, norms, means: all blocks of a row in one pass over the rows.
+# author: offline-exchange, prompt rule@2, 1 round, the answer of round 1
+# checked on: AMD EPYC (znver5), 2026-11-26: 45 operators right
+# speed: 1.01 of the reference
+"""Softmax, norms and reductions: everything that a row needs happens in one pass over the rows.
 
-Partial results of a row's reductions stay in a few vector registers, and all that a row needs is kept in buffers of
-one row, which the nearest cache holds. Where rows are stored side by side, vectors run across them instead.
+A row is read from memory once; every later block finds it in the nearest cache. Where vectors run along a row, a
+reduction becomes several vectors of partial results (they hide the latency of an addition), then one vector, then
+four numbers, then the result. Where rows are stored side by side, a vector holds the same column of several rows, and
+nothing has to be shuffled. Cores share the rows.
 """
 
 from __future__ import annotations
@@ -13,73 +17,83 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.schedule import BlockInfo, Choose, ScheduleRule, SearchSpace, Values, elementwise, packing, rowwise
 
-#: Partial results that a reduction ends with: below, scalars are as fast as shuffles.
-LAST_SUMS = 4
-#: Steps of a loop over reduced columns that is unrolled.
-UNROLLED = 16
+ELEMENT_BITS = 32
+# Of fewer partial results than that, scalars are as fast as shuffles.
+FEWEST = 4
+# A single reduced loop that is no longer than that is unrolled.
+SHORT = 16
+
+
+def lanes_of(hardware: Hardware) -> int:
+    """Elements of a vector register, at least a few."""
+    return max(FEWEST, hardware.vector_bits // ELEMENT_BITS)
 
 
 class RowWise(ScheduleRule):
-    """Rows that are reduced, and what is computed with the results."""
+    """All blocks of a row under one loop over rows."""
 
     name = "cpu.rowwise"
-
-    def lanes(self, hardware: Hardware) -> int:
-        """32-bit elements of a vector register."""
-        return max(4, hardware.vector_bits // 32)
+    version = 2
 
     def match(self, block: BlockInfo, hardware: Hardware) -> bool:
-        """Every function that the reader understands."""
+        """Functions that reduce rows, on any machine."""
         return block.kind == "rowwise"
 
     def space(self, block: BlockInfo, hardware: Hardware) -> SearchSpace:
-        """Cores, vectors of partial results, rows at a time."""
-        return rowwise.space(block, hardware, self.lanes(hardware))
+        """Decisions: cores, vectors of partial results, rows at a time."""
+        return rowwise.space(block, hardware, lanes_of(hardware))
 
     def estimate(self, values: Values, info: BlockInfo, hardware: Hardware) -> float:
-        """Cycles by vectors and chains of additions."""
-        return rowwise.estimate(values, info, hardware, self.lanes(hardware))
+        """Cycles of a choice."""
+        return rowwise.estimate(values, info, hardware, lanes_of(hardware))
 
     def apply(self, sch: Schedule, block: SBlockRV, choose: Choose, info: BlockInfo, hardware: Hardware) -> None:
-        """Split reductions into vectors, place all blocks under the loop over rows, vectorize."""
-        plan = rowwise.plan_of(choose, self.lanes(hardware))
+        """Regroup loops, split reductions, join the rows, share them, vectorize what is below."""
+        plan = rowwise.plan_of(choose, lanes_of(hardware))
         along = not info.transpose_a
+        reductions = rowwise.reductions_of(sch)
         has_rows = rowwise.regroup(sch, plan, along=along)
         if along:
-            for reduction in rowwise.reductions_of(sch):
-                self.reduce_in_vectors(sch, reduction, plan)
-        row = self.merge_rows(sch, rowwise.row_loops(sch, has_rows), plan)
+            for reduction in reductions:
+                self.split_reduction(sch, reduction, plan)
+        row = self.join_rows(sch, has_rows)
+        if plan.threads > 1:
+            sch.parallel(row)
         for part in sch.get_child_blocks(row):
             rowwise.keep_near(sch, part)
         for part in sch.get_child_blocks(row):
-            self.vectorize(sch, part, row, plan)
+            self.finish_block(sch, part, row, plan)
 
-    def reduce_in_vectors(self, sch: Schedule, block: SBlockRV, plan: rowwise.RowPlan) -> None:
-        """Reduce along rows in vectors: partial results in ever fewer lanes, each step a block of its own."""
-        for most in (plan.accumulators * plan.lanes, plan.lanes, LAST_SUMS):
+    def split_reduction(self, sch: Schedule, block: SBlockRV, plan: rowwise.RowPlan) -> None:
+        """Reduce columns to vectors of partial results, these to one vector, that to a few numbers."""
+        for most in (plan.accumulators * plan.lanes, plan.lanes, FEWEST):
             loop = sch.get_loops(block)[-1]
             width = rowwise.partial_width(int(sch.get(loop).extent), most, plan.lanes)
             if width > 1:
-                _, inner = sch.split(loop, [None, width])
-                sch.rfactor(inner, len(sch.get(block).writes[0].source.shape))
+                axis = len(sch.get(block).writes[0].source.shape)
+                parts = sch.split(loop, [None, width])
+                sch.rfactor(parts[1], axis)
 
-    def merge_rows(self, sch: Schedule, loops: list[LoopRV], plan: rowwise.RowPlan) -> LoopRV:
-        """Put all blocks under one loop over rows, shared out between the cores."""
-        row = sch.merge(*loops) if len(loops) > 1 else loops[0]
-        if plan.threads > 1:
-            sch.parallel(row)
-        return row
+    def join_rows(self, sch: Schedule, has_rows: bool) -> LoopRV:
+        """Bring all blocks under one loop over rows."""
+        loops = rowwise.row_loops(sch, has_rows)
+        return sch.merge(*loops) if len(loops) > 1 else loops[0]
 
-    def vectorize(self, sch: Schedule, block: SBlockRV, row: LoopRV, plan: rowwise.RowPlan) -> None:
-        """Vectorize a block below its row's loop, along what it writes side by side; set sums to zero beforehand."""
+    def finish_block(self, sch: Schedule, block: SBlockRV, row: LoopRV, plan: rowwise.RowPlan) -> None:
+        """Vectorize what a block writes side by side; start its reduction apart."""
         nest = rowwise.loops_below(sch, block, row)
-        if nest.kept:
+        if len(nest.kept) > 0:
             elementwise.vectorize(sch, block, plan.side_by_side)
-        if nest.reduced:
-            if elementwise.is_bounded(sch, block):
-                packing.peel(sch, nest.reduced[0])
-            elif len(nest.reduced) == 1 and int(sch.get(nest.reduced[0]).extent) <= UNROLLED:
-                sch.unroll(nest.reduced[0])
-            zero = sch.decompose_reduction(block, nest.reduced[0])
-            if nest.kept:
-                sch.vectorize(sch.get_loops(zero)[-1])
+        if len(nest.reduced) > 0:
+            self.finish_reduction(sch, block, nest)
+
+    def finish_reduction(self, sch: Schedule, block: SBlockRV, nest: rowwise.Below) -> None:
+        """Keep conditions out of the hot loop or unroll a short one; then decompose."""
+        first = nest.reduced[0]
+        if elementwise.is_bounded(sch, block):
+            packing.peel(sch, first)
+        elif len(nest.reduced) == 1 and int(sch.get(first).extent) <= SHORT:
+            sch.unroll(first)
+        zero = sch.decompose_reduction(block, first)
+        if len(nest.kept) > 0:
+            sch.vectorize(sch.get_loops(zero)[-1])

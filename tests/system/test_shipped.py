@@ -33,9 +33,21 @@ def shipped(path):
 
 def test_what_should_be_written_by_a_model_is():
     written = {path.relative_to(ROOT / "transcripts").with_suffix("").as_posix() for path in TRANSCRIPTS}
-    names = ("avx2_f32", "avx512_bf16", "avx512_f32", "avx512_vnni_u8s8", "avx512bw_u8s8", "avx512f_bf16")
+    names = (
+        "avx2_f32",
+        "avx2_f32_depthwise",
+        "avx512_bf16",
+        "avx512_f32",
+        "avx512_f32_depthwise",
+        "avx512_vnni_u8s8",
+        "avx512bw_u8s8",
+        "avx512f_bf16",
+    )
     families = {f"tensorize_intrins/x86/{name}" for name in names}
-    assert written == {*families, "schedules/cpu/gemm", "schedules/cpu/gemv"}
+    rules = {
+        f"schedules/cpu/{name}" for name in ("conv2d", "depthwise", "elementwise", "gemm", "gemv", "pool", "rowwise")
+    }
+    assert written == {*families, *rules}
 
 
 def test_such_files_are_left_as_they_came():

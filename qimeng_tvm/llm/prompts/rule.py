@@ -101,8 +101,10 @@ def _helper(module: str, name: str) -> dict[str, str]:
 
 
 def _manual(call: str, module: str, name: str) -> dict[str, str]:
-    """Signature and whole documentation of a helper; of a class, its fields and properties too."""
+    """Signature and whole documentation of a helper; of a class, its fields and properties; of a number, itself."""
     found = getattr(importlib.import_module(f"qimeng_tvm.schedule.{module}"), name)
+    if isinstance(found, int):
+        return {"call": f"{call} = {found}", "text": "A constant."}
     lines = [inspect.getdoc(found) or ""]
     if dataclasses.is_dataclass(found):
         lines.append(f"Fields: {', '.join(f'{f.name}: {f.type}' for f in dataclasses.fields(found))}.")
