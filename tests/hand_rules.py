@@ -18,9 +18,10 @@ def hand_rule(kind: str) -> str:
     source = (reference if reference.exists() else _ROOT / "schedules" / "cpu" / f"{kind}.py").read_text()
     source = re.sub(r"^    version = \d+\n", "", source, flags=re.MULTILINE)
     source = source.replace(f'name = "cpu.{kind}"\n', f'name = "cpu.{kind}"\n    version = {RULES[kind].version}\n')
+    # A rule from a model says nothing with underscores, and takes modules by their own names.
+    source = source.replace("values.__getitem__", "lambda name: values[name]")
     alias = "from qimeng_tvm.schedule import window_blocking as blocking\n"
     if alias in source:
-        # A rule from a model takes modules by their own names.
         source = source.replace(alias, "").replace("packing, steps\n", "packing, steps, window_blocking\n")
         source = re.sub(r"\bblocking\.", "window_blocking.", source)
     return source

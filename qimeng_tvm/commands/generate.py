@@ -57,7 +57,9 @@ def intrinsic(
 
 @app.command()
 def rule(
-    operator: Annotated[str, typer.Option(help="gemm, gemv, conv2d, winograd, depthwise, pool, rowwise or elementwise.")],
+    operator: Annotated[
+        str, typer.Option(help="gemm, gemv, conv2d, winograd, depthwise, pool, rowwise or elementwise.")
+    ],
     llm: LLM = "openai",
     rounds: Rounds = 4,
     beam: Beam = 1,

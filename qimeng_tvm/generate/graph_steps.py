@@ -118,7 +118,8 @@ def _winograd(given: Sequence[Known], attributes: Attributes) -> Known:
 def _winograd_relax(_op: Any, given: Sequence[Any], attributes: Attributes) -> Any:
     from qimeng_tvm.generate.winograd_late import winograd_call  # noqa: PLC0415 (imports TVM)
 
-    return winograd_call(*given, attributes["padding"])
+    image, filters = given
+    return winograd_call(image, filters, attributes["padding"])
 
 
 def _max_pool(given: Sequence[Known], attributes: Attributes) -> Known:

@@ -110,7 +110,7 @@ _SHOWN: Mapping[str, _Operators] = MappingProxyType(
             images.conv((1, 14, 14, 32), 64, then="bias relu", threads=2),
             images.conv((1, 9, 9, 3), 16, stride=(2, 2), groups=1, dtypes="bf16"),
         ),
-        "winograd": lambda: (images.winograd((1, 13, 14, 32), 64, then="bias relu", threads=2),),
+        "winograd": lambda: (images.winograd((1, 13, 16, 32), 64, then="bias relu", threads=2),),
         "depthwise": lambda: (images.depthwise((1, 14, 14, 32), then="bias relu6", threads=2),),
         "pool": lambda: (
             images.pool("max_pool", (1, 16, 16, 32), then="relu", threads=2),

@@ -16,7 +16,14 @@ from qimeng_tvm.llm.messages import Reply
 
 pytestmark = pytest.mark.skipif(not host().has("avx2", "fma"), reason="operators are checked on AVX2 and FMA")
 #: Which of the operators that a rule is checked on: edges, epilogues, more than one layout; two cores.
-FEW = {"conv2d": (2, 10), "depthwise": (1, 2), "pool": (1, 2), "rowwise": (1, 8), "elementwise": (10, 13)}
+FEW = {
+    "conv2d": (2, 10),
+    "winograd": (1, 8),
+    "depthwise": (1, 2),
+    "pool": (1, 2),
+    "rowwise": (1, 8),
+    "elementwise": (10, 13),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +91,7 @@ def test_the_rule_by_hand_passes(kind):
             ["build"],
             "nothing was tensorized",
         ),
+        ("winograd", [("f // nr, k, f % nr]", "f // nr, k, nr - 1 - f % nr]")], ["build", "numbers"], ""),
         (
             "depthwise",
             [("steps.write_back(sch, block, make=True", "steps.write_back(sch, block, make=False")],

@@ -19,6 +19,7 @@ from qimeng_tvm.generate.rule_sandbox import info_of
 from qimeng_tvm.generate.rules import RULES, rule_task
 from qimeng_tvm.hardware import load
 from qimeng_tvm.llm.prompts.rule import rule_prompt
+from qimeng_tvm.schedule.winograd_form import transformed
 
 MACHINE = load("zen3")
 #: Names of the syntax tree that belong to the module's own class, or to Python.
@@ -37,7 +38,7 @@ def attributes_of(source):
 
 
 def test_every_kind_has_its_rule():
-    assert set(KINDS) == {"conv2d", "depthwise", "pool", "rowwise", "elementwise"}
+    assert set(KINDS) == {"conv2d", "winograd", "depthwise", "pool", "rowwise", "elementwise"}
     for kind in KINDS:
         task = rule_task(kind)
         assert (task.name, task.kind, task.module) == (f"cpu.{kind}", kind, kind) and task.version > 1
@@ -60,6 +61,7 @@ def test_the_rule_by_hand_may_stand(kind):
         ("elementwise", "elementwise.structural_walk(block)", "elementwise.structural_walk is not allowed"),
         ("rowwise", "rowwise.tirx.call_extern('void', 'system')", "rowwise.tirx is not allowed"),
         ("conv2d", "steps.ensure_registered('x')", "steps.ensure_registered is not allowed"),
+        ("winograd", "sch.unsafe_set_dtype(block, 0, 'int8')", "unsafe_set_dtype is not allowed"),
         ("depthwise", "sch.trace", "trace is not allowed"),
     ],
 )
@@ -113,6 +115,15 @@ def test_a_convolution_is_what_a_loop_says():
         for y in range(rows)
     ]
     assert np.allclose(graph.outcome(inputs).exact[0], np.maximum(np.array(want) + bias, 0))
+
+
+def test_winograds_method_of_transformed_filters_is_the_convolution():
+    shape, pad = (1, 5, 6, 3), (1, 0, 2, 1)
+    plain = image_operators.conv(shape, 4, padding=pad)
+    tiled = image_operators.winograd(shape, 4, pad)
+    inputs = plain.inputs("normal", 0)
+    known = {"image": inputs["image"], "kernel": transformed(inputs["kernel"])}
+    assert np.allclose(plain.outcome(inputs).exact, tiled.outcome(known).exact, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
