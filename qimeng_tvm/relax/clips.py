@@ -31,8 +31,10 @@ class _LiftClips(Rewriter):
             return call
         data, bound = call.args[1]
         limit, shape = self._limit(bound), shape_of(call)
+        if limit is None or shape is None or shape_of(data) != shape:
+            return call
         kind = self._kind(call.args[0], data)
-        if limit is None or shape is None or not kind or shape_of(data) != shape:
+        if not kind:
             return call
         if kind == "maximum":
             return relax.op.clip(data, limit, math.inf)

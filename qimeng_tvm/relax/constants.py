@@ -18,7 +18,7 @@ from qimeng_tvm.relax.rewriting import Rewriter, axes_of, rewriting_pass, shape_
 Array = npt.NDArray[Any]
 
 #: Operators that only move elements: the call and its operand's value give the result.
-_MOVES: Mapping[str, Callable[[relax.Call, Array], Array]] = MappingProxyType(
+MOVES: Mapping[str, Callable[[relax.Call, Array], Array]] = MappingProxyType(
     {
         "relax.permute_dims": lambda call, x: x.transpose(axes_of(call)),
         "relax.reshape": lambda call, x: x.reshape(shape_of(call)),
@@ -55,12 +55,12 @@ def value_of(expr: relax.Expr) -> Array | None:
 @mutator
 class _FoldArrangements(Rewriter):
     def rewrite(self, call: relax.Call, name: str) -> relax.Expr:
-        if name in _MOVES:
+        if name in MOVES:
             value = value_of(self.bound(call.args[0]))
             # A transposed matrix stays: products read it where it lies.
             if value is None or shape_of(call) is None or (name == "relax.permute_dims" and value.ndim == 2):
                 return call
-            return relax.const(np.ascontiguousarray(_MOVES[name](call, value)))
+            return relax.const(np.ascontiguousarray(MOVES[name](call, value)))
         if name not in _SUMS:
             return call
         operands = [value_of(self.bound(operand)) for operand in call.args]

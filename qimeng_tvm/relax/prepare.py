@@ -14,6 +14,7 @@ from qimeng_tvm.relax.flatten import flatten
 from qimeng_tvm.relax.fold_scale import fold_scale
 from qimeng_tvm.relax.layout import channels_last
 from qimeng_tvm.relax.legalize import LEGALIZE
+from qimeng_tvm.relax.masks import fold_masks
 from qimeng_tvm.relax.mixed import narrow_contractions
 from qimeng_tvm.relax.pointwise import pointwise
 from qimeng_tvm.relax.quantized import integer_contractions
@@ -76,6 +77,7 @@ def rewriting(dtype: str = "f32") -> list[tvm.transform.Pass]:
     return [
         lift_clips(),
         plain_operators(),
+        fold_masks(),
         *integer_contractions(),
         *channels_last(),
         fold_scale(),

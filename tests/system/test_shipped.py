@@ -44,9 +44,8 @@ def test_what_should_be_written_by_a_model_is():
         "avx512f_bf16",
     )
     families = {f"tensorize_intrins/x86/{name}" for name in names}
-    rules = {
-        f"schedules/cpu/{name}" for name in ("conv2d", "depthwise", "elementwise", "gemm", "gemv", "pool", "rowwise")
-    }
+    kinds = ("conv2d", "depthwise", "elementwise", "gemm", "gemv", "pool", "rowwise", "winograd")
+    rules = {f"schedules/cpu/{name}" for name in kinds}
     assert written == {*families, *rules}
 
 

@@ -40,7 +40,7 @@ def test_hardware_alone_shows(command):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["nothing"], 2, "there is no prompt 'nothing'; there are hardware, intrinsic"),
+        (["nothing"], 2, "there is no prompt 'nothing'; there are depthwise, hardware, intrinsic"),
         (["intrinsic"], 2, "to fill in the prompt intrinsic, give --dtype"),
         (["hardware"], 2, "give --manual"),
         (["hardware", "--manual", "none.md"], 2, "cannot read the manual none.md"),
