@@ -107,7 +107,7 @@ PROMPTS: Mapping[str, Shown] = {
     "hardware": Shown("a machine's profile, read out of its manual", ("manual",), (), _hardware),
     "intrinsic": Shown("a tensorize intrinsic family", ("dtype",), ("hardware", "allow-asm"), _intrinsic),
     "proposal": Shown("what to try of a rule's decisions for an operator", ("operator",), ("hardware",), _proposal),
-    "rule": Shown("a schedule rule (--operator gemm or gemv)", ("operator",), ("hardware",), _rule),
+    "rule": Shown("a schedule rule (--operator gemm, gemv, conv2d...)", ("operator",), ("hardware",), _rule),
     "vanilla": Shown("a C GEMM asked for in one sentence, the baseline", ("dtype",), ("hardware",), _vanilla),
 }
 
@@ -128,7 +128,7 @@ def show(
     name: Annotated[str, typer.Argument(help="A name of `qimeng prompts list`.")],
     hardware: Annotated[str | None, typer.Option(help="host, or a profile (default: host).")] = None,
     dtype: Annotated[str, typer.Option(help="f32, bf16, u8s8, s8s8..., or a task's own name.")] = "",
-    operator: Annotated[str, typer.Option(help='A line such as "f32 GEMM 512x512x512"; gemm or gemv for a rule.')] = "",
+    operator: Annotated[str, typer.Option(help='A line such as "f32 GEMM 512x512x512"; gemm, conv2d... for a rule.')] = "",
     manual: Annotated[
         list[Path] | None, typer.Option("--manual", help="Text about a machine; may be repeated.")
     ] = None,

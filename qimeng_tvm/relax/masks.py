@@ -96,8 +96,8 @@ def _computed(call: relax.Call, name: str, shape: tuple[int, ...], operands: lis
         return np.asarray(_MASKS[name](*operands))
     if name in _WHOLE:
         return np.asarray(_WHOLE[name](*operands)) if all(x.dtype.kind in "biu" for x in operands) else None
-    if first.dtype.kind == "f" and name != "relax.broadcast_to":
-        return None  # weights: they are moved, and rounded, where operators want them so
+    if first.dtype.kind == "f" and name in ("relax.permute_dims", "relax.astype"):
+        return None  # weights: they are turned, and rounded, where operators want them so
     if name == "relax.broadcast_to":
         return np.broadcast_to(first, shape)
     return first.astype(str(call.ty.dtype)) if name == "relax.astype" else MOVES[name](call, first)
