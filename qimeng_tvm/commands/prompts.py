@@ -128,7 +128,10 @@ def show(
     name: Annotated[str, typer.Argument(help="A name of `qimeng prompts list`.")],
     hardware: Annotated[str | None, typer.Option(help="host, or a profile (default: host).")] = None,
     dtype: Annotated[str, typer.Option(help="f32, bf16, u8s8, s8s8..., or a task's own name.")] = "",
-    operator: Annotated[str, typer.Option(help='A line such as "f32 GEMM 512x512x512"; gemm, conv2d... for a rule.')] = "",
+    operator: Annotated[
+        str,
+        typer.Option(help='A line such as "f32 GEMM 512x512x512"; gemm, conv2d... for a rule.'),
+    ] = "",
     manual: Annotated[
         list[Path] | None, typer.Option("--manual", help="Text about a machine; may be repeated.")
     ] = None,
