@@ -52,6 +52,11 @@ def value_of(expr: relax.Expr) -> Array | None:
     return expr.value.numpy() if isinstance(expr, GenericConst) else None
 
 
+def constant(value: Array, dtype: str) -> relax.Expr:
+    """Return a constant of just that shape and type: Relax narrows whole numbers, NumPy makes single ones vectors."""
+    return relax.const(np.array(value, order="C"), dtype)
+
+
 @mutator
 class _FoldArrangements(Rewriter):
     def rewrite(self, call: relax.Call, name: str) -> relax.Expr:
@@ -60,7 +65,7 @@ class _FoldArrangements(Rewriter):
             # A transposed matrix stays: products read it where it lies.
             if value is None or shape_of(call) is None or (name == "relax.permute_dims" and value.ndim == 2):
                 return call
-            return relax.const(np.ascontiguousarray(MOVES[name](call, value)))
+            return constant(MOVES[name](call, value), str(call.ty.dtype))
         if name not in _SUMS:
             return call
         operands = [value_of(self.bound(operand)) for operand in call.args]

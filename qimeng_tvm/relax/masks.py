@@ -13,7 +13,7 @@ from tvm import relax, tirx
 from tvm.ir import GenericConst
 from tvm.relax.expr_functor import mutator
 
-from qimeng_tvm.relax.constants import MOVES, Array
+from qimeng_tvm.relax.constants import MOVES, Array, constant
 from qimeng_tvm.relax.rewriting import Rewriter, rewriting_pass, shape_of
 
 #: Elements of the largest result that becomes a constant of the model.
@@ -54,7 +54,7 @@ class _FoldMasks(Rewriter):
             return call
         value = self.value(call, name, shape)
         if value is not None:
-            return relax.const(np.ascontiguousarray(value), str(call.ty.dtype))
+            return constant(value, str(call.ty.dtype))
         return self.without_zeros(call, shape) if name == "relax.add" else call
 
     def value(self, call: relax.Call, name: str, shape: tuple[int, ...]) -> Array | None:
@@ -65,12 +65,12 @@ class _FoldMasks(Rewriter):
         moves = name in MOVES or name in ("relax.broadcast_to", "relax.astype")
         if not (moves or name in _MASKS or name in _WHOLE):
             return None
-        operands = [self.constant(x) for x in (call.args[:1] if moves else call.args)]
+        operands = [self.known(x) for x in (call.args[:1] if moves else call.args)]
         if any(x is None for x in operands):
             return None
         return _computed(call, name, shape, [x for x in operands if x is not None])
 
-    def constant(self, operand: relax.Expr) -> Array | None:
+    def known(self, operand: relax.Expr) -> Array | None:
         """Return an operand's value where it is a constant of a type that NumPy has, and small."""
         expr = self.bound(operand)
         shape = shape_of(expr) if isinstance(expr, GenericConst) else None
@@ -82,7 +82,7 @@ class _FoldMasks(Rewriter):
     def without_zeros(self, call: relax.Call, shape: tuple[int, ...]) -> relax.Expr:
         """Return the other operand of an addition of zeros."""
         for mine, other in (call.args, reversed(call.args)):
-            value = self.constant(other)
+            value = self.known(other)
             alike = shape_of(mine) == shape and str(mine.ty.dtype) == str(call.ty.dtype)
             if alike and value is not None and not value.any():
                 return mine

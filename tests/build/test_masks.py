@@ -91,6 +91,17 @@ def test_weights_and_sums_of_floats_stay():
     assert sorted(names) == ["relax.add", "relax.add", "relax.astype", "relax.astype"]
 
 
+def test_a_single_number_stays_one():
+    def build(emit, x):
+        place = emit(relax.op.add(relax.const(-2, "int64"), relax.const(5, "int64")))
+        zero = relax.const(0, "int64")
+        place = emit(relax.op.where(emit(relax.op.less(place, zero)), zero, place))
+        return emit(relax.op.take(x, place, axis=1))
+
+    mod = simplified(module(build, (2, 6, 6)))
+    assert operators(mod) == ["relax.take"] and [int(d) for d in mod["main"].ret_ty.shape] == [2, 6]
+
+
 def test_large_results_are_left_to_run_time():
     def build(emit, x):
         row = emit(relax.op.arange(0, 3000, 1, "int64"))
