@@ -149,8 +149,8 @@ def gemm_cycles(info: BlockInfo, plan: GemmPlan, hardware: Hardware) -> float:
 def _pieces(info: BlockInfo, plan: GemmPlan, hardware: Hardware, f: Footprint) -> float:
     """Cycles lost where a result that is most of the traffic goes far away, and its rows are written in pieces.
 
-    Measured with cold caches: whole rows take 12 % less than pieces of two vectors for 12544x96x16, 6 % for 3136x144x24;
-    for 3136x256x64, whose operands are a quarter of the result, 7 % more.
+    Measured with cold caches: whole rows take 12 % less than pieces of two vectors for 12544x96x16, 6 % less for
+    3136x144x24, and 7 % more for 3136x256x64, whose operands are a quarter of the result.
     """
     result = float(info.batch * plan.padded_m * plan.padded_n * WIDTH[info.out_dtype])
     if result < _MOST_OF_IT * (f.a_all + f.b_all) or result <= hardware.cache(2).size:
