@@ -13,7 +13,10 @@ from qimeng_tvm.bench.systems import Offer
 
 @dataclass(frozen=True)
 class QimengModel(ModelPeer):
-    """What a user gets from ``relax.build(module, target, relax_pipeline="qimeng")``."""
+    """What a user gets from ``relax.build(module, target, relax_pipeline="qimeng")``.
+
+    In bf16 it reads the model of float32, and the pipeline narrows the operands of its contractions.
+    """
 
     name: str = "qimeng"
     prepare_seconds: float = 14400.0
@@ -25,8 +28,9 @@ class QimengModel(ModelPeer):
         from tvm import relax  # noqa: PLC0415 (slow to import, and only in the child)
 
         target = tvmmodel.host_target(threads)
-        passes = relax.get_pipeline("qimeng", threads=threads, trials=self.trials, database=self.database)
-        executable = relax.build(tvmmodel.read(inputs), target, relax_pipeline=passes)
+        dtype = "bf16" if request.dtype == "bf16" else "f32"
+        passes = relax.get_pipeline("qimeng", threads=threads, trials=self.trials, database=self.database, dtype=dtype)
+        executable = relax.build(tvmmodel.read(inputs, narrowed=dtype != "f32"), target, relax_pipeline=passes)
         tvmmodel.host_target(threads)  # tuning leaves its own threads
         share = round(passes.report.tensorized, 4)
-        return tvmmodel.variant(executable, inputs, trials=self.trials, tensorized=share)
+        return tvmmodel.variant(executable, inputs.plain, trials=self.trials, tensorized=share)

@@ -24,4 +24,4 @@ class TvmDefaultModel(ModelPeer):
         from tvm import relax  # noqa: PLC0415 (slow to import, and only in the child)
 
         target = tvmmodel.host_target(threads)
-        return tvmmodel.variant(relax.build(tvmmodel.read(inputs), target, relax_pipeline="default"), inputs)
+        return tvmmodel.variant(relax.build(tvmmodel.read(inputs), target, relax_pipeline="default"), inputs.inputs)

@@ -36,7 +36,7 @@ class TvmStaticTuning(ModelPeer):
         if not (folder / _RECORDS).exists():
             _tune(module, target, folder, self.trials)
         executable = relax.build(_scheduled(module, target, folder), target, relax_pipeline="default")
-        return tvmmodel.variant(executable, inputs, trials=self.trials)
+        return tvmmodel.variant(executable, inputs.inputs, trials=self.trials)
 
 
 def _prepared(module: Any, target: Any) -> Any:
