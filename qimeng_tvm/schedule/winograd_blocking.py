@@ -263,7 +263,7 @@ def _back(plan: WinogradPlan, info: BlockInfo, hardware: Hardware) -> float:
     pixels, _, filters = _bytes(plan)
     vectors = products / WIDTH[info.acc_dtype] / plan.family.lanes
     written = vectors * TILE**2 / form.points
-    result = form.batch * form.rows * form.columns * form.filters * WIDTH[info.out_dtype]
-    size = written * plan.family.lanes * WIDTH[info.out_dtype]
+    result = form.batch * form.rows * form.columns * form.filters * WIDTH[info.acc_dtype]
+    size = written * plan.family.lanes * WIDTH[info.acc_dtype]
     near = products / rate(hardware, products + (pixels if plan.copy == "block" else 0) + filters / form.points)
     return vectors * _READ + written * _WRITTEN + near + size / rate(hardware, result)
