@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ from tvm import relax
 from tvm.relax.expr_functor import mutator
 
 from qimeng_tvm.relax.constants import Array, value_of
-from qimeng_tvm.relax.rewriting import Rewriter, rewriting_pass, shape_of
+from qimeng_tvm.relax.rewriting import CountingRewriter, rewriting_pass, shape_of
 
 _CONVOLUTIONS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose")
 _OPERATORS = ("relax.add", "relax.subtract", "relax.multiply", "relax.divide")
@@ -34,25 +33,10 @@ class _Shifted:
 
 
 @mutator
-class _FoldScale(Rewriter):
+class _FoldScale(CountingRewriter):
     def __init__(self, mod: tvm.IRModule) -> None:
         super().__init__(mod)
-        self.uses: Counter[relax.Var] = Counter()
         self.once = False
-
-    def visit_function_(self, function: relax.Function) -> relax.Expr:
-        """Count uses first: what is used elsewhere too would be computed twice."""
-        self.uses.clear()
-        relax.analysis.post_order_visit(function.body, self._count)
-        return super().visit_function_(function)
-
-    def _count(self, expr: relax.Expr) -> None:
-        if isinstance(expr, relax.Call):
-            self.uses.update(x for x in expr.args if isinstance(x, relax.Var))
-        elif isinstance(expr, relax.Tuple):
-            self.uses.update(x for x in expr.fields if isinstance(x, relax.Var))
-        elif isinstance(expr, relax.SeqExpr) and isinstance(expr.body, relax.Var):
-            self.uses[expr.body] += 1
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         """Note whether the operands are used here only, while they are those that were counted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,28 @@ class Rewriter(PyExprMutator):  # type: ignore[misc]
         """Return the permutation that made an operand, when all extents are known."""
         made = self.made_by(operand, "relax.permute_dims")
         return made if made is not None and shape_of(made.args[0]) is not None else None
+
+
+class CountingRewriter(Rewriter):
+    """A rewriter that knows how often each variable of a function is read: what is used elsewhere too stays."""
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        super().__init__(mod)
+        self.uses: Counter[relax.Var] = Counter()
+
+    def visit_function_(self, function: relax.Function) -> relax.Expr:
+        """Count uses first: what is used elsewhere too would be computed twice."""
+        self.uses.clear()
+        relax.analysis.post_order_visit(function.body, self._count)
+        return super().visit_function_(function)
+
+    def _count(self, expr: relax.Expr) -> None:
+        if isinstance(expr, relax.Call):
+            self.uses.update(x for x in expr.args if isinstance(x, relax.Var))
+        elif isinstance(expr, relax.Tuple):
+            self.uses.update(x for x in expr.fields if isinstance(x, relax.Var))
+        elif isinstance(expr, relax.SeqExpr) and isinstance(expr.body, relax.Var):
+            self.uses[expr.body] += 1
 
 
 def rewriting_pass(name: str, rewriter: type[Rewriter]) -> tvm.transform.Pass:

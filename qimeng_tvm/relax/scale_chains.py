@@ -6,15 +6,13 @@ rounded first. What comes after a small product costs as much as the product: ea
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax.expr_functor import mutator
 
 from qimeng_tvm.relax.constants import Array, value_of
-from qimeng_tvm.relax.rewriting import Rewriter, rewriting_pass, shape_of
+from qimeng_tvm.relax.rewriting import CountingRewriter, Rewriter, rewriting_pass, shape_of
 
 #: Added and taken away again, this rounds: such a sum is not to be taken apart.
 _ROUNDING = 2.0**22
@@ -29,25 +27,7 @@ def fold_scale_chains() -> tvm.transform.Pass:
 
 
 @mutator
-class _FoldScaleChains(Rewriter):
-    def __init__(self, mod: tvm.IRModule) -> None:
-        super().__init__(mod)
-        self.uses: Counter[relax.Var] = Counter()
-
-    def visit_function_(self, function: relax.Function) -> relax.Expr:
-        """Count uses first: what is used elsewhere too would be computed twice."""
-        self.uses.clear()
-        relax.analysis.post_order_visit(function.body, self._count)
-        return super().visit_function_(function)
-
-    def _count(self, expr: relax.Expr) -> None:
-        if isinstance(expr, relax.Call):
-            self.uses.update(x for x in expr.args if isinstance(x, relax.Var))
-        elif isinstance(expr, relax.Tuple):
-            self.uses.update(x for x in expr.fields if isinstance(x, relax.Var))
-        elif isinstance(expr, relax.SeqExpr) and isinstance(expr.body, relax.Var):
-            self.uses[expr.body] += 1
-
+class _FoldScaleChains(CountingRewriter):
     def rewrite(self, call: relax.Call, name: str) -> relax.Expr:
         found = None
         if name == "relax.multiply":

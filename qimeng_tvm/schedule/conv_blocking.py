@@ -24,6 +24,12 @@ _MOST_ROWS = 30
 _FILTERS = (16, 32, 64, 128, 256, 512, WHOLE)
 
 
+def kernel_name(family: IntrinFamily, mr: int, nv: int, kc: int, unroll: int) -> str:
+    """Canonical name of a micro-kernel on rows of A, whose tile of C is in registers."""
+    values = {"mr": mr, "nv": nv, "kc": kc, "ku": unroll, "a_panel": 0, "c_local": 1, "ahead": 0}
+    return family.intrin_name(**{p: values[p] for p in family.parameters})
+
+
 class Tiled(Protocol):
     """What register tiles make up: pixels of a row by filters."""
 
@@ -87,16 +93,7 @@ class ConvPlan:
 
     def intrin_name(self) -> str:
         """Canonical name of the micro-kernel."""
-        values = {
-            "mr": self.mr,
-            "nv": self.nv,
-            "kc": self.kc,
-            "ku": self.unroll,
-            "a_panel": 0,
-            "c_local": 1,
-            "ahead": 0,
-        }
-        return self.family.intrin_name(**{p: values[p] for p in self.family.parameters})
+        return kernel_name(self.family, self.mr, self.nv, self.kc, self.unroll)
 
 
 def conv_plan(info: BlockInfo, families: tuple[IntrinFamily, ...], choose: Choose) -> ConvPlan:

@@ -13,7 +13,7 @@ from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily
 from qimeng_tvm.schedule.blocking import WHOLE, divisors, split_kernel, unroll_of
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Value, Values
-from qimeng_tvm.schedule.conv_blocking import kernels_of
+from qimeng_tvm.schedule.conv_blocking import kernel_name, kernels_of
 from qimeng_tvm.schedule.conv_estimate import rate
 from qimeng_tvm.schedule.estimate import WIDTH, soft_max, step_cycles
 from qimeng_tvm.schedule.winograd_form import TAPS, TILE, WinogradForm, form_of
@@ -47,8 +47,6 @@ class WinogradPlan:
         Rows of tiles in a block.
     panels, filter_blocks : int
         Panels of nr filters in a block.
-    pixel_lanes : int
-        Channels that a transform of pixels takes at a time.
     """
 
     form: WinogradForm
@@ -82,16 +80,7 @@ class WinogradPlan:
 
     def intrin_name(self) -> str:
         """Canonical name of the micro-kernel."""
-        values = {
-            "mr": self.mr,
-            "nv": self.nv,
-            "kc": self.form.channels,
-            "ku": self.unroll,
-            "a_panel": 0,
-            "c_local": 1,
-            "ahead": 0,
-        }
-        return self.family.intrin_name(**{p: values[p] for p in self.family.parameters})
+        return kernel_name(self.family, self.mr, self.nv, self.form.channels, self.unroll)
 
 
 def winograd_plan(info: BlockInfo, families: tuple[IntrinFamily, ...], choose: Choose) -> WinogradPlan:
@@ -259,8 +248,7 @@ def _pixels(plan: WinogradPlan, info: BlockInfo, hardware: Hardware) -> float:
 def _back(plan: WinogradPlan, info: BlockInfo, hardware: Hardware) -> float:
     """Cycles of transforming a block back."""
     form = plan.form
-    _, products, _ = _bytes(plan)
-    pixels, _, filters = _bytes(plan)
+    pixels, products, filters = _bytes(plan)
     vectors = products / WIDTH[info.acc_dtype] / plan.family.lanes
     written = vectors * TILE**2 / form.points
     result = form.batch * form.rows * form.columns * form.filters * WIDTH[info.acc_dtype]
