@@ -21,7 +21,7 @@ from qimeng_tvm.schedule.conv_form import PAD, ConvForm, form_of
 #: Rows of a tile at most: more hold no more in registers.
 _MOST_ROWS = 30
 #: Filters of a block, as targets.
-_FILTERS = (16, 32, 64, 128, 256, 512, WHOLE)
+FILTERS = (16, 32, 64, 128, 256, 512, WHOLE)
 
 
 def kernel_name(family: IntrinFamily, mr: int, nv: int, kc: int, unroll: int) -> str:
@@ -177,7 +177,7 @@ def conv_space(info: BlockInfo, hardware: Hardware, families: tuple[IntrinFamily
         "gather": (("rows", "runs"), "what a call takes: the channels of a pixel, or of a row of the window, gathered"),
         "copy": (copies, "pixels in place, copied once, or block by block"),
         "rows": (tuple(divisors(form.window.out[0])), "rows of the output in one block"),
-        "filters": ((*(c for c in _FILTERS if c < form.f), WHOLE), "filters of one block"),
+        "filters": ((*(c for c in FILTERS if c < form.f), WHOLE), "filters of one block"),
         "order": (("m", "n"), "what is blocked outermost: m rows, n filters"),
         "inner_order": (("n", "m"), "what tiles keep: n a panel of filters, m pixels"),
         "unroll": ((1, 2, 4), "k steps unrolled in the micro-kernel"),
@@ -193,13 +193,14 @@ _DESCENT = ("rows", "filters", "inner_order", "order", "parallel")
 
 
 @dataclass
-class _Prices:
+class Prices:
     """What points cost, each of them worked out once."""
 
     price: Callable[[Values], float]
     known: dict[tuple[Value, ...], float] = field(default_factory=dict)
 
     def of(self, values: Mapping[str, Value]) -> float:
+        """Return the price of a point."""
         key = tuple(values.values())
         if key not in self.known:
             self.known[key] = self.price(values)
@@ -222,7 +223,7 @@ def _default_values(
             return float("inf")
         return conv_cycles(info, conv_plan(info, families, values.__getitem__), hardware)
 
-    prices = _Prices(price)
+    prices = Prices(price)
     start: dict[str, Value] = {name: values[0] for name, (values, _) in choices.items()}
     start |= {"rows": choices["rows"][0][-1], "filters": WHOLE, "unroll": 2}
     best, best_cost = start, float("inf")
@@ -231,7 +232,7 @@ def _default_values(
             for gather in choices["gather"][0]:
                 for copy in choices["copy"][0]:
                     fixed = {"family": family.key, "micro_kernel": kernel, "gather": gather, "copy": copy}
-                    values, cost = _descend({**start, **fixed}, prices, choices)
+                    values, cost = descend({**start, **fixed}, prices, choices, _DESCENT)
                     if cost < best_cost:
                         best, best_cost = values, cost
     if best_cost == float("inf"):
@@ -239,15 +240,18 @@ def _default_values(
     return best
 
 
-def _descend(
-    values: dict[str, Value], prices: _Prices, choices: dict[str, tuple[tuple[Value, ...], str]]
+def descend(
+    values: dict[str, Value],
+    prices: Prices,
+    choices: dict[str, tuple[tuple[Value, ...], str]],
+    names: tuple[str, ...],
 ) -> tuple[dict[str, Value], float]:
-    """Coordinate descent: change one decision at a time while it helps."""
+    """Coordinate descent: change one of the named decisions at a time while it helps."""
     best = prices.of(values)
     improved = best < float("inf")
     while improved:
         improved = False
-        for name in _DESCENT:
+        for name in names:
             for candidate in choices[name][0]:
                 trial = {**values, name: candidate}
                 price = prices.of(trial)

@@ -13,13 +13,11 @@ from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.intrin import IntrinFamily
 from qimeng_tvm.schedule.blocking import WHOLE, divisors, split_kernel, unroll_of
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, Decision, SearchSpace, Value, Values
-from qimeng_tvm.schedule.conv_blocking import kernel_name, kernels_of
+from qimeng_tvm.schedule.conv_blocking import FILTERS, Prices, descend, kernel_name, kernels_of
 from qimeng_tvm.schedule.conv_estimate import rate
 from qimeng_tvm.schedule.estimate import WIDTH, soft_max, step_cycles
 from qimeng_tvm.schedule.winograd_form import TAPS, TILE, WinogradForm, form_of
 
-#: Filters of a block, as targets.
-_FILTERS = (16, 32, 64, 128, 256, 512, WHOLE)
 #: Cycles around a call, and around a tile for each of its vectors: zeros, and the copy into the block.
 _CALL, _AROUND = 12.0, 3.0
 #: Cycles of a vector that a transform reads or writes, beside where it lies.
@@ -133,7 +131,7 @@ def winograd_space(info: BlockInfo, hardware: Hardware, families: tuple[IntrinFa
         "micro_kernel": (kernels, "tiles of the image x vectors of filters held in registers"),
         "copy": (("block", "whole"), "pixels transformed block by block, or all of them first"),
         "rows": (tuple(divisors(form.tile_rows)), "rows of tiles in one block"),
-        "filters": ((*(c for c in _FILTERS if c < form.filters), WHOLE), "filters of one block"),
+        "filters": ((*(c for c in FILTERS if c < form.filters), WHOLE), "filters of one block"),
         "order": (("m", "n"), "what is blocked outermost: m rows, n filters"),
         "inner_order": (("n", "m"), "what register tiles keep: n a panel of filters, m pixels"),
         "unroll": ((1, 2, 4), "k steps unrolled in the micro-kernel"),
@@ -157,19 +155,14 @@ def _default_values(
             return float("inf")
         return winograd_cycles(info, winograd_plan(info, families, values.__getitem__), hardware)
 
+    prices = Prices(price)
     best: dict[str, Value] = {}
     best_cost = float("inf")
     start: dict[str, Value] = {name: values[0] for name, (values, _) in choices.items()}
     start |= {"rows": choices["rows"][0][-1], "filters": WHOLE, "unroll": 2}
     for family, kernel, (copy, order) in product(choices["family"][0], choices["micro_kernel"][0], _WAYS):
-        values = {**start, "family": family, "micro_kernel": kernel, "copy": copy, "order": order}
-        cost, improved = price(values), True
-        while improved:
-            improved = False
-            for trial in ({**values, name: c} for name in _DESCENT for c in choices[name][0]):
-                here = price(trial)
-                if here < cost * 0.999:
-                    values, cost, improved = trial, here, True
+        fixed = {"family": family, "micro_kernel": kernel, "copy": copy, "order": order}
+        values, cost = descend({**start, **fixed}, prices, choices, _DESCENT)
         if cost < best_cost:
             best, best_cost = values, cost
     if not best:
