@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ from tvm import relax, s_tir, tirx
 from qimeng_tvm.errors import ModelError, last_words
 from qimeng_tvm.hardware import Hardware, target_of
 from qimeng_tvm.relax.prepare import legalize_and_fuse
+from qimeng_tvm.relax.rewriting import is_constant, shape_of
 from qimeng_tvm.schedule.analysis import is_reduction, root_blocks
-from qimeng_tvm.schedule.apply import REFUSALS, Task, make_task
+from qimeng_tvm.schedule.apply import L3, MEMORY, NEAR, REFUSALS, Task, make_task
 from qimeng_tvm.schedule.readers import analyze
 from qimeng_tvm.search.records import workload_key
 
@@ -69,13 +71,13 @@ def functions_of(model: tvm.IRModule, hardware: Hardware, threads: int = 1) -> t
 
 def functions_in(fused: tvm.IRModule, hardware: Hardware, threads: int) -> tuple[ModelFunction, ...]:
     """Return the functions of a fused module, those that are the same operator as one; see :func:`functions_of`."""
-    calls = calls_of(fused)
+    calls, weights = calls_of(fused), weights_of(fused, hardware, threads)
     found: dict[str, ModelFunction] = {}
     for gv, func in fused.functions.items():
         if not isinstance(func, tirx.PrimFunc):
             continue
         name = str(gv.name_hint)
-        task, why = served(func, hardware, threads)
+        task, why = served(func, hardware, threads, weights)
         key = name if task is None else workload_key(task.func, threads)
         first = found.get(key)
         count = calls.get(name, 0) + (first.calls if first else 0)
@@ -114,13 +116,33 @@ def _calls_in(function: relax.Function) -> dict[str, int]:
     return found
 
 
-def served(func: tirx.PrimFunc, hardware: Hardware, threads: int) -> tuple[Task | None, str]:
-    """Return the task of a function, or None and why no rule serves it."""
+def weights_of(module: tvm.IRModule, hardware: Hardware, threads: int) -> str:
+    """Tell where the weights of a model's operators are when a run of it comes to them; see :class:`Task`.
+
+    What counts is all that a run reads: constants, and parameters of known shape.
+    """
+    tensors: set[relax.Expr] = set()
+
+    def visit(expr: relax.Expr) -> None:
+        if is_constant(expr):
+            tensors.add(expr)
+
+    for function in (f for f in module.functions.values() if isinstance(f, relax.Function)):
+        relax.analysis.post_order_visit(function, visit)
+        tensors.update(p for p in function.params if shape_of(p) is not None)
+    read = sum(math.prod(shape_of(x) or ()) * tvm.DataType(str(x.ty.dtype)).itemsize for x in tensors)
+    if read <= hardware.cache(2).size * threads:
+        return NEAR
+    return L3 if read <= hardware.cache(3).size else MEMORY
+
+
+def served(func: tirx.PrimFunc, hardware: Hardware, threads: int, weights: str = NEAR) -> tuple[Task | None, str]:
+    """Return the task of a function, or None and why no rule serves it; ``weights`` as in :class:`Task`."""
     extents = [x for p in func.params for x in getattr(p, "shape", ())]
     if not all(isinstance(x, tirx.IntImm) for x in extents):
         return None, "symbolic shapes"
     try:
-        task = make_task(func, hardware, threads)
+        task = make_task(func, hardware, threads, weights)
         return (task, "") if task is not None else (None, _why(func, hardware, threads))
     except REFUSALS as error:
         told = (str(error).splitlines() or [""])[0][:100]

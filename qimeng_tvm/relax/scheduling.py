@@ -12,11 +12,11 @@ from tvm import relax, s_tir, tirx
 from qimeng_tvm.errors import ScheduleError, last_words
 from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.intrin import names_in
-from qimeng_tvm.relax.functions import calls_of, served
+from qimeng_tvm.relax.functions import calls_of, served, weights_of
 from qimeng_tvm.relax.report import DEFAULT, FALLBACK, RECORD, FunctionReport
 from qimeng_tvm.schedule import fallback
 from qimeng_tvm.schedule.analysis import multiplies, root_blocks
-from qimeng_tvm.schedule.apply import REFUSALS, Task, build_schedule
+from qimeng_tvm.schedule.apply import NEAR, REFUSALS, Task, build_schedule
 from qimeng_tvm.schedule.contract import Value
 from qimeng_tvm.schedule.row_tiles import independent_rows, schedule_rows
 from qimeng_tvm.search.records import RecordDatabase, rule_id, workload_key
@@ -62,6 +62,7 @@ def schedule_module(
     """
     records = RecordDatabase(database) if database is not None else None
     calls, callers = calls_of(module), _callers(module)
+    weights = weights_of(module, hardware, threads)
     known: dict[str, Scheduled] = {}
     reports = []
     for gv, func in module.functions.items():
@@ -69,7 +70,7 @@ def schedule_module(
             continue
         key = workload_key(func, threads)
         if key not in known:
-            known[key] = schedule_function(func, hardware, threads, records)
+            known[key] = schedule_function(func, hardware, threads, records, weights)
         found = known[key]
         attrs = {name: func.attrs[name] for name in _CARRIED if name in (func.attrs or {})}
         module.update_func(gv, found.func.with_attrs(attrs) if attrs else found.func)
@@ -93,10 +94,13 @@ def _is_scheduled(func: tirx.PrimFunc) -> bool:
 
 
 def schedule_function(
-    func: tirx.PrimFunc, hardware: Hardware, threads: int, records: RecordDatabase | None
+    func: tirx.PrimFunc, hardware: Hardware, threads: int, records: RecordDatabase | None, weights: str = NEAR
 ) -> Scheduled:
-    """Schedule one function by its record, else by the decisions of a rule that serves it, else plainly."""
-    task, why = served(func, hardware, threads)
+    """Schedule one function by its record, else by the decisions of a rule that serves it, else plainly.
+
+    ``weights`` as in :class:`~qimeng_tvm.schedule.apply.Task`.
+    """
+    task, why = served(func, hardware, threads, weights)
     if task is None:
         tiled = _schedule_tiles(func, hardware, threads, records)
         if tiled is not None:

@@ -14,12 +14,15 @@ from tvm import IRModule, s_tir, tirx
 
 from qimeng_tvm.errors import QimengError, ScheduleError
 from qimeng_tvm.hardware.model import Hardware
+from qimeng_tvm.schedule.analysis import LAYOUT_FREE
 from qimeng_tvm.schedule.contract import BlockInfo, Choose, ScheduleRule, SearchSpace, Value, Values
 from qimeng_tvm.schedule.readers import analyze, normalize
 
 ROOT = "qimeng_tvm.schedules"
 #: What :func:`build_schedule` may raise: TVM raises nearly anything for a step that it cannot take.
 REFUSALS = (QimengError, RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError)
+#: Where a constant operand comes from at every call; see :class:`Task`.
+NEAR, L3, MEMORY = "near", "L3", "memory"
 #: Elements of a tensor up to which int32 indexes it, padding included.
 _NARROW = 1 << 30
 
@@ -68,6 +71,9 @@ class Task:
         The first rule that matches.
     space : SearchSpace
         The rule's decisions with analytic defaults.
+    weights : str
+        Where a constant operand is when the operator is called again: ``NEAR``, where the last call left it, or ``L3``
+        or ``MEMORY``, where a model has read so much else in between.
     """
 
     func: tirx.PrimFunc
@@ -75,6 +81,7 @@ class Task:
     hardware: Hardware
     rule: ScheduleRule
     space: SearchSpace
+    weights: str = NEAR
 
 
 def narrow_indices(func: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -92,15 +99,16 @@ def narrow_indices(func: tirx.PrimFunc) -> tirx.PrimFunc:
     return module["main"]
 
 
-def make_task(func: tirx.PrimFunc, hardware: Hardware, threads: int = 1) -> Task | None:
-    """Return the task for a function, or None when no shipped rule serves it."""
+def make_task(func: tirx.PrimFunc, hardware: Hardware, threads: int = 1, weights: str = NEAR) -> Task | None:
+    """Return the task for a function, or None when no shipped rule serves it; ``weights`` as in :class:`Task`."""
     func = narrow_indices(func)
     info = analyze(func, threads)
     if info is None:
         return None
     for candidate in rules():
         if candidate.match(info, hardware):
-            return Task(func, info, hardware, candidate, candidate.space(info, hardware))
+            near = weights if (func.attrs or {}).get(LAYOUT_FREE) else NEAR
+            return Task(func, info, hardware, candidate, candidate.space(info, hardware), near)
     return None
 
 

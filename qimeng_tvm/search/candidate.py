@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -22,17 +23,21 @@ from tvm.target import Target
 from qimeng_tvm import lowering
 from qimeng_tvm.check.buffers import numpy_dtype
 from qimeng_tvm.hardware import beside, use_threads
-from qimeng_tvm.schedule.analysis import contraction_of, find_anchor_through_producers, root_blocks
+from qimeng_tvm.schedule.analysis import LAYOUT_FREE, contraction_of, find_anchor_through_producers, root_blocks
 from qimeng_tvm.schedule.prepack import MAIN, PACK, split_prepack
 from qimeng_tvm.search.rungs import more_repeats
 
 Array = npt.NDArray[Any]
+#: ``clock(number, repeat)``: seconds of a call, the mean of ``number``, in each of ``repeat`` repeats.
+Clock = Callable[[int, int], list[float]]
 
 #: Seconds of timing for one candidate.
 _BUDGET = 0.1
 _BATCH = 0.004
 #: Repeats of a candidate that is among the fastest: enough to find its minimum, and no more than that.
 _MOST = 8
+#: Copies of weights, at most: those of more are so small that where they come from hardly tells.
+_MOST_COPIES = 1024
 _KEEP_BUILT = 32
 _KEEP_PROBES = 4
 _EXACT = {"float32": 2**24, "float64": 2**53, "float16": 2**11, "bfloat16": 2**8}
@@ -55,6 +60,10 @@ class Probe:
     operands : tuple, optional
         For a bare product: (index, axes) of A and of B, and the axes of C; NumPy is the oracle then.
         Otherwise the same function in a plain schedule of TVM's is.
+    weights : tuple of int
+        Inputs that are constant where the function is called.
+    evicting : int
+        Bytes of them that go by before a call sees those of the one before it again; 0: every call has the same.
     """
 
     key: str
@@ -62,12 +71,15 @@ class Probe:
     depth: int
     func: str
     operands: tuple[tuple[int, str], tuple[int, str], str] | None
+    weights: tuple[int, ...] = ()
+    evicting: int = 0
 
 
-def probe_of(key: str, func: Any, depth: int) -> Probe:
-    """Describe a function for the worker."""
+def probe_of(key: str, func: Any, depth: int, evicting: int = 0) -> Probe:
+    """Describe a function for the worker; ``evicting`` as in :class:`Probe`."""
     params = tuple((tuple(int(x) for x in p.shape), str(p.dtype)) for p in func.params)
-    return Probe(key, params, depth, tvm.ir.save_json(func), _bare_product(func))
+    weights = tuple(int(i) for i in (func.attrs or {}).get(LAYOUT_FREE, []))
+    return Probe(key, params, depth, tvm.ir.save_json(func), _bare_product(func), weights, evicting)
 
 
 def _bare_product(func: Any) -> tuple[tuple[int, str], tuple[int, str], str] | None:
@@ -308,7 +320,8 @@ def check_and_time(built: Built, probe: Probe, case: Case, best: float, device: 
     problem = wrong_numbers(out.numpy(), case)
     if problem:
         return Timing("numbers", message=problem)
-    timing = _time(built.library, [*arguments, out], device, first, best)
+    apart = probe.evicting if here else 0
+    timing = _time(clock_of(built.library, [*arguments, out], device, probe.weights, apart), first, best)
     # Timing calls it many times over the same output.
     problem = wrong_numbers(out.numpy(), case)
     return Timing("numbers", message=f"after repeated calls: {problem}") if problem else timing
@@ -320,14 +333,57 @@ def _poison(shape: tuple[int, ...], dtype: str) -> Array:
     return np.full(shape, value, target)
 
 
-def _time(library: Any, arguments: list[Any], device: Any, first: float, best: float) -> Timing:
-    """Time ``main``; ``first`` is what its first call took, cold caches included, if that is known."""
+def clock_of(library: Any, arguments: list[Any], device: Any, weights: Sequence[int] = (), evicting: int = 0) -> Clock:
+    """Return what times ``main``: repeats of calls, the seconds of a call in each.
+
+    Parameters
+    ----------
+    library, arguments, device
+        What is called, the output last.
+    weights : sequence of int
+        Arguments of which every call gets another copy, when ``evicting``.
+    evicting : int
+        Bytes that all copies come to; see :class:`Probe`.
+    """
 
     def clock(number: int, repeat: int) -> list[float]:
         # The evaluator makes one more call beforehand, to warm up.
         evaluate = library.time_evaluator(MAIN, device, number=number, repeat=repeat)
         return [float(s) for s in evaluate(*arguments).results]
 
+    sets = copies_of(arguments, weights, evicting)
+    if len(sets) == 1:
+        return clock
+    function, turns = library[MAIN], cycle(sets)
+
+    def clock_apart(number: int, repeat: int) -> list[float]:
+        function(*next(turns))
+        found = []
+        for _ in range(repeat):
+            start = time.perf_counter()
+            for _ in range(number):
+                function(*next(turns))
+            found.append((time.perf_counter() - start) / number)
+        return found
+
+    return clock_apart
+
+
+def copies_of(arguments: list[Any], weights: Sequence[int], evicting: int) -> list[list[Any]]:
+    """Return lists of arguments that differ in the copies of their weights, as many as come to so many bytes."""
+    size = sum(math.prod(arguments[i].shape) * numpy_dtype(str(arguments[i].dtype)).itemsize for i in weights)
+    sets = [arguments]
+    for _ in range(min(math.ceil(evicting / max(size, 1)), _MOST_COPIES) - 1):
+        copied = list(arguments)
+        for i in weights:
+            copied[i] = tvm.runtime.empty(arguments[i].shape, str(arguments[i].dtype))
+            copied[i].copyfrom(arguments[i])
+        sets.append(copied)
+    return sets
+
+
+def _time(clock: Clock, first: float, best: float) -> Timing:
+    """Time ``main``; ``first`` is what its first call took, cold caches included, if that is known."""
     if first < _BATCH:
         first = clock(1, 1)[0]
     number = max(1, math.ceil(_BATCH / max(first, 1e-9)))

@@ -16,7 +16,7 @@ from tvm.s_tir import meta_schedule as ms
 from qimeng_tvm.errors import RecordError
 from qimeng_tvm.hardware.target import target_of
 from qimeng_tvm.schedule.apply import Task
-from qimeng_tvm.search.records import workload_key
+from qimeng_tvm.search.records import task_key
 
 if TYPE_CHECKING:
     from qimeng_tvm.search.session import Session
@@ -40,7 +40,7 @@ def plain_context(task: Task, strategy: Any, seed: int = 1, mutators: Mapping[An
         target_of(task.hardware, task.info.threads),
         generator,
         strategy,
-        f"{task.info.name}-{workload_key(task.func, task.info.threads)}",
+        f"{task.info.name}-{task_key(task)}",
         1,
         seed,
         ms.logging.get_logging_func(logging.getLogger(LOGGER)),

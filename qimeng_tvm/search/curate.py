@@ -18,7 +18,7 @@ from qimeng_tvm.hardware import host
 from qimeng_tvm.schedule.apply import Task, build_schedule, make_task
 from qimeng_tvm.search import journal
 from qimeng_tvm.search.measure import WORKER_MODULE, Bench, job_of
-from qimeng_tvm.search.records import TRACES, WORKLOADS, Record, RecordDatabase, current, workload_key
+from qimeng_tvm.search.records import TRACES, WORKLOADS, Record, RecordDatabase, current, operator_key, workload_key
 from qimeng_tvm.search.session import Trial, new_state
 
 Say = Callable[[str], None]
@@ -207,7 +207,7 @@ def _verified(entry: Entry, tasks: dict[str, Any], bench: Bench, database: Recor
         return Verified(entry, False, "no record that may be applied", checked=False)
     if record.fingerprint != here.fingerprint:
         return Verified(entry, False, f"measured on {record.machine}: verify it there", checked=False)
-    func = tasks.get(record.workload)
+    func = tasks.get(operator_key(record.workload))
     task: Task | None = make_task(func, here, record.threads) if func is not None else None
     if task is None:
         return Verified(entry, False, f"its function is not in {WORKLOADS}", checked=False)

@@ -13,7 +13,7 @@ from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.schedule.apply import Task
 from qimeng_tvm.search.cost import Group, RuleModel
 from qimeng_tvm.search.features import block_of, block_row
-from qimeng_tvm.search.records import Record, RecordDatabase, current, rule_id, workload_key
+from qimeng_tvm.search.records import Record, RecordDatabase, current, rule_id, task_key
 
 #: Folder of shipped measurements: ``<isa>.jsonl``, a line an operator.
 SHIPPED = "prior"
@@ -55,7 +55,7 @@ def rule_models(
     shipped : bool
         Whether to use the shipped measurements too.
     """
-    own = {workload_key(t.func, t.info.threads) for t in tasks}
+    own = {task_key(t) for t in tasks}
     models = {}
     for task in tasks:
         rule = rule_id(task)

@@ -16,6 +16,7 @@ from qimeng_tvm.check.timing import sanity
 from qimeng_tvm.check.worker import Outcome, Worker
 from qimeng_tvm.hardware.model import peak_dtype
 from qimeng_tvm.hardware.target import target_dict, target_of
+from qimeng_tvm.schedule.apply import L3, MEMORY, Task
 from qimeng_tvm.search.candidate import Probe, Timing, probe_of
 from qimeng_tvm.search.pipeline import Lane, run_lanes
 from qimeng_tvm.search.session import Measurement, Session, Trial
@@ -77,8 +78,18 @@ class Job:
 def job_of(trial: Trial) -> Job:
     """Prepare a trial for being built and measured."""
     task = trial.task.task
-    probe = probe_of(trial.task.workload, task.func, task.info.k)
+    probe = probe_of(trial.task.workload, task.func, task.info.k, evicting(task))
     return Job(trial, tvm.ir.save_json(trial.schedule.mod), probe, target_dict(task.hardware, task.info.threads))
+
+
+def evicting(task: Task) -> int:
+    """Return the bytes of weights that go by between two calls with the same ones; 0: there are no others."""
+    near = task.hardware.cache(2).size * task.info.threads
+    far = task.hardware.cache(3).size
+    if task.weights == L3:
+        # Too much for the caches of the cores, and half of what they share: activations are there as well.
+        return min(2 * near, max(far // 2, near))
+    return 2 * max(far, near) if task.weights == MEMORY else 0
 
 
 def judge(job: Job, timing: Timing, peak_gflops: Mapping[str, float]) -> Measurement:

@@ -24,7 +24,7 @@ from qimeng_tvm.files import write_atomic
 from qimeng_tvm.intrin.contract import IntrinName
 from qimeng_tvm.intrin.registry import family
 from qimeng_tvm.schedule.analysis import LAYOUT_FREE
-from qimeng_tvm.schedule.apply import Task
+from qimeng_tvm.schedule.apply import L3, MEMORY, NEAR, Task
 from qimeng_tvm.schedule.contract import Value, Values
 from qimeng_tvm.search import journal
 
@@ -46,7 +46,7 @@ class Record:
     Attributes
     ----------
     workload : str
-        :func:`workload_key` of the function before any schedule.
+        :func:`task_key` of the operator.
     fingerprint : str
         ``Hardware.fingerprint`` of the machine.
     rule : str
@@ -115,6 +115,24 @@ def workload_key(func: tirx.PrimFunc, threads: int) -> str:
     if not list(attrs.get(LAYOUT_FREE, [])) and LAYOUT_FREE in attrs:
         bare = bare.without_attr(LAYOUT_FREE)
     return f"{_hash(bare)}-t{threads}"
+
+
+def task_key(task: Task) -> str:
+    """Return the name of a task in the database.
+
+    Times of an operator whose weights are in the caches, and of one that has them come from further away, do not
+    compare: the latter are under a name of their own.
+    """
+    return _named(workload_key(task.func, task.info.threads), task.weights)
+
+
+def _named(key: str, weights: str) -> str:
+    return key if weights == NEAR else f"{key}-{weights}"
+
+
+def operator_key(workload: str) -> str:
+    """Return the :func:`workload_key` that a :func:`task_key` is made from."""
+    return "-".join(workload.split("-")[:2])
 
 
 def schedule_key(mod: Any) -> str:
@@ -256,7 +274,9 @@ class RecordDatabase:
 
     def of_task(self, task: Task) -> list[Record]:
         """Return what was recorded for this operator, machine, and versions of rule and families; nothing else."""
-        workload = workload_key(task.func, task.info.threads)
+        return self._matching(task, task_key(task))
+
+    def _matching(self, task: Task, workload: str) -> list[Record]:
         fingerprint, rule = task.hardware.fingerprint, rule_id(task)
         return [
             r
@@ -268,16 +288,19 @@ class RecordDatabase:
         """Return the fastest record that may be applied to the task; None when there is none.
 
         A record of another machine, rule version or family version is never returned, nor one whose decisions
-        are no longer legal.
+        are no longer legal. One that was measured with the weights elsewhere is, where there is no other.
         """
-        fitting = [
-            r
-            for r in self.of_task(task)
-            if r.status == "ok" and r.seconds_min is not None and (r.verified or not verified_only)
-        ]
-        for record in sorted(fitting, key=lambda r: r.seconds_min or float("inf")):
-            if _legal(task, record.decisions):
-                return record
+        key = workload_key(task.func, task.info.threads)
+        # The task's own, then the others.
+        for weights in sorted((MEMORY, L3, NEAR), key=lambda w: w != task.weights):
+            fitting = [
+                r
+                for r in self._matching(task, _named(key, weights))
+                if r.status == "ok" and r.seconds_min is not None and (r.verified or not verified_only)
+            ]
+            for record in sorted(fitting, key=lambda r: r.seconds_min or float("inf")):
+                if _legal(task, record.decisions):
+                    return record
         return None
 
     def mark_verified(self, record: Record) -> Record:

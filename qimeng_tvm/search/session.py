@@ -15,7 +15,7 @@ from qimeng_tvm.search.choose import DEFAULT, Guide, chooser_for
 from qimeng_tvm.search.cost import DecisionModel, RuleModel
 from qimeng_tvm.search.features import block_row, told_of
 from qimeng_tvm.search.proposer import Chooser, Point
-from qimeng_tvm.search.records import Record, RecordDatabase, Status, rule_id, workload_key
+from qimeng_tvm.search.records import Record, RecordDatabase, Status, rule_id, task_key
 
 #: ``progress(trials done, trials in all, best GFLOP/s of the task at hand, seconds left)``.
 Progress = Callable[[int, int, float, float], None]
@@ -280,7 +280,7 @@ def new_state(
     """
     prior = getattr(task.rule, "estimate", None)
     estimate = None if prior is None else lambda values: float(prior(values, task.info, task.hardware))
-    workload = workload_key(task.func, task.info.threads)
+    workload = task_key(task)
     model = DecisionModel(
         task.space,
         estimate,

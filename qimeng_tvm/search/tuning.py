@@ -25,7 +25,7 @@ from qimeng_tvm.search.finalists import time_finalists
 from qimeng_tvm.search.knowledge import rule_models
 from qimeng_tvm.search.lab import open_lab
 from qimeng_tvm.search.measure import LabRunner, Limits, TokenBuilder
-from qimeng_tvm.search.records import Record, RecordDatabase, rule_id, workload_key
+from qimeng_tvm.search.records import Record, RecordDatabase, rule_id, task_key
 from qimeng_tvm.search.scheduler import ShareScheduler
 from qimeng_tvm.search.session import Progress, Session, TaskState, new_state
 from qimeng_tvm.search.sharing import Share, Sharing
@@ -184,7 +184,7 @@ def tune(
     database = RecordDatabase(folder)
     database.repair()
     # Operators that occur several times are tuned once, with the sum of their weights.
-    keys = [workload_key(t.func, t.info.threads) for t in listed]
+    keys = [task_key(t) for t in listed]
     shares: dict[str, float] = {}
     for key, weight in zip(keys, weights or [1.0] * len(listed), strict=True):
         shares[key] = shares.get(key, 0.0) + weight
