@@ -13,10 +13,11 @@ from qimeng_tvm.errors import ModelError, last_words
 from qimeng_tvm.hardware import Hardware, target_of
 from qimeng_tvm.relax.prepare import legalize_and_fuse
 from qimeng_tvm.relax.rewriting import is_constant, shape_of
+from qimeng_tvm.relax.slicing import together_of
 from qimeng_tvm.schedule.analysis import is_reduction, root_blocks
 from qimeng_tvm.schedule.apply import L3, MEMORY, NEAR, REFUSALS, Task, make_task
 from qimeng_tvm.schedule.readers import analyze
-from qimeng_tvm.search.records import workload_key
+from qimeng_tvm.search.records import task_key
 
 _CALLS = ("relax.call_tir", "relax.call_tir_inplace")
 
@@ -77,12 +78,21 @@ def functions_in(fused: tvm.IRModule, hardware: Hardware, threads: int) -> tuple
         if not isinstance(func, tirx.PrimFunc):
             continue
         name = str(gv.name_hint)
-        task, why = served(func, hardware, threads, weights)
-        key = name if task is None else workload_key(task.func, threads)
-        first = found.get(key)
-        count = calls.get(name, 0) + (first.calls if first else 0)
-        found[key] = ModelFunction(first.name if first else name, count, task, why)
+        for part, times, cores in _parts(func, threads):
+            task, why = served(part, hardware, cores, weights)
+            key = name if task is None else task_key(task)
+            first = found.get(key)
+            count = calls.get(name, 0) * times + (first.calls if first else 0)
+            found[key] = ModelFunction(first.name if first else name, count, task, why)
     return tuple(f for f in found.values() if f.calls)
+
+
+def _parts(func: tirx.PrimFunc, threads: int) -> list[tuple[tirx.PrimFunc, int, int]]:
+    """Return what rules serve of a function, itself or its parts: how often in turns, and on how many cores."""
+    together = together_of(func)
+    if together is None:
+        return [(func, 1, threads)]
+    return [(part, math.ceil(together.slices / threads), 1) for part in together.parts]
 
 
 def calls_of(module: tvm.IRModule) -> Mapping[str, int]:

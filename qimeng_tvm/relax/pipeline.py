@@ -20,6 +20,7 @@ from qimeng_tvm.relax.linking import link_functions
 from qimeng_tvm.relax.prepare import legalize_and_fuse
 from qimeng_tvm.relax.report import PipelineReport
 from qimeng_tvm.relax.scheduling import schedule_module
+from qimeng_tvm.relax.slicing import slice_attention
 from qimeng_tvm.relax.winograd import winograd
 
 Say = Callable[[str], None]
@@ -134,7 +135,8 @@ class Pipeline:
         bucketed = specialize(module, bucket_sizes(module, self.buckets))
         threads = self.cores(hardware)
         late = [winograd(hardware, threads)] if self.winograd and self.dtype == "f32" else []
-        return legalize_and_fuse(bucketed, target_of(hardware, threads), self.dtype, late=late)
+        fused = legalize_and_fuse(bucketed, target_of(hardware, threads), self.dtype, late=late)
+        return slice_attention(hardware, threads)(fused)
 
     def machine(self) -> Hardware:
         """Return the machine that the code is for."""

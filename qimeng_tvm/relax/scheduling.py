@@ -14,11 +14,13 @@ from qimeng_tvm.hardware import Hardware
 from qimeng_tvm.intrin import names_in
 from qimeng_tvm.relax.functions import calls_of, served, weights_of
 from qimeng_tvm.relax.report import DEFAULT, FALLBACK, RECORD, FunctionReport
+from qimeng_tvm.relax.slicing import together_of
 from qimeng_tvm.schedule import fallback
 from qimeng_tvm.schedule.analysis import multiplies, root_blocks
 from qimeng_tvm.schedule.apply import NEAR, REFUSALS, Task, build_schedule
 from qimeng_tvm.schedule.contract import Value
 from qimeng_tvm.schedule.row_tiles import independent_rows, schedule_rows
+from qimeng_tvm.schedule.slices import Together, in_turns
 from qimeng_tvm.search.records import RecordDatabase, rule_id, workload_key
 
 #: What carries a function through Relax's passes, and a schedule drops.
@@ -37,6 +39,9 @@ class Scheduled:
     intrins: tuple[str, ...]
     #: Whether the task is that of a tile of rows, of which there are as many as it turns out.
     tiled: bool = False
+    #: Operations, where the task is that of a part; else 0.
+    flops: int = 0
+    operator: str = ""
 
 
 def schedule_module(
@@ -66,12 +71,16 @@ def schedule_module(
     known: dict[str, Scheduled] = {}
     reports = []
     for gv, func in module.functions.items():
-        if not isinstance(func, tirx.PrimFunc) or _is_scheduled(func):
+        together = together_of(func) if isinstance(func, tirx.PrimFunc) else None
+        if not isinstance(func, tirx.PrimFunc) or (together is None and _is_scheduled(func)):
             continue
-        key = workload_key(func, threads)
-        if key not in known:
-            known[key] = schedule_function(func, hardware, threads, records, weights)
-        found = known[key]
+        if together is not None:
+            found = _schedule_slices(together, hardware, threads, records)
+        else:
+            key = workload_key(func, threads)
+            if key not in known:
+                known[key] = schedule_function(func, hardware, threads, records, weights)
+            found = known[key]
         attrs = {name: func.attrs[name] for name in _CARRIED if name in (func.attrs or {})}
         module.update_func(gv, found.func.with_attrs(attrs) if attrs else found.func)
         name = str(gv.name_hint)
@@ -119,6 +128,28 @@ def schedule_function(
     return Scheduled(fallback.schedule(func, threads), task, FALLBACK, why, {}, ())
 
 
+def _schedule_slices(together: Together, hardware: Hardware, threads: int, records: RecordDatabase | None) -> Scheduled:
+    """Schedule the parts of a function that is computed in slices, for one core each, and put them together."""
+    parts = [schedule_function(part, hardware, 1, records) for part in together.parts]
+    whole = in_turns(together, [p.func for p in parts], parallel=threads > 1)
+    first = parts[0]
+    extents = first.task.info.operator.split()[1] if first.task is not None else ""
+    sources = {p.source for p in parts}
+    flops = together.slices * sum(
+        p.task.info.flops if p.task is not None else contraction_flops(f)[0]
+        for p, f in zip(parts, together.parts, strict=True)
+    )
+    return replace(
+        first,
+        func=whole,
+        source=next(s for s in (FALLBACK, RECORD, DEFAULT) if s in sources),
+        why="; ".join(dict.fromkeys(p.why for p in parts if p.why)),
+        values={f"{n}.{name}": v for n, p in enumerate(parts) for name, v in p.values.items()},
+        flops=flops,
+        operator=f"attention {together.slices} slices of {extents}",
+    )
+
+
 def _schedule_tiles(
     func: tirx.PrimFunc, hardware: Hardware, threads: int, records: RecordDatabase | None
 ) -> Scheduled | None:
@@ -148,12 +179,14 @@ def _report(name: str, calls: int, callers: tuple[str, ...], func: tirx.PrimFunc
     flops, contraction = (
         (task.info.flops, task.info.contraction) if task is not None and not found.tiled else contraction_flops(func)
     )
+    if found.operator:
+        flops, contraction = found.flops, True
     return FunctionReport(
         name=name,
         calls=calls,
-        operator=task.info.operator if task is not None else "",
+        operator=found.operator or (task.info.operator if task is not None else ""),
         rule=rule_id(task) if task is not None and found.source != FALLBACK else "",
-        family=str(found.values.get("family", "")),
+        family=str(found.values.get("family", found.values.get("0.family", ""))),
         source=found.source,
         why=found.why,
         flops=flops,
