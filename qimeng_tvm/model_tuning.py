@@ -199,7 +199,7 @@ def tune_functions(
         trials,
         folder,
         hardware,
-        threads,
+        None,  # of the tasks some are parts of a function that its cores share, and have one
         seed,
         bar,
         time_limit,

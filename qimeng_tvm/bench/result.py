@@ -29,7 +29,8 @@ class Row:
         What came out; ``gflops`` from the median. None when there was no measurement, and ``extra["note"]`` says why.
     extra : Mapping[str, Any]
         Further keys: ``wrong`` (the answer is, so nobody has to beat it), ``error`` (true: it failed), ``refused``,
-        ``note``, ``peak_gflops`` (of the register-only loop, timed in turns with the systems), ``variant``,
+        ``note``, ``peak_gflops`` (of the register-only loop, timed in turns with the systems), ``saving`` (how many
+        times fewer operations may do), ``variant``,
         ``out_dtype``, ``repeats``, ``inner``, ``attempts`` (of timing the group, until the machine was calm),
         ``decisions``...
     """
@@ -184,7 +185,8 @@ class BenchResult:
             share = self.percent_of_peak(row)
             if row.system == self.ours and row.counts and share is not None:
                 shares.setdefault(f"{row.dtype}/{row.threads}", {})[row.case] = share
-            if share is not None and share > 100.0:  # nothing is faster than the machine: a measuring error
+            # Nothing is faster than the machine: a measuring error, or a method that computes less.
+            if share is not None and share > 100.0 * row.extra.get("saving", 1.0):
                 suspect.append({"case": row.case, "dtype": row.dtype, "threads": row.threads, "system": row.system,
                                 "pct_of_peak": share})  # fmt: skip
         whole = _standing(found)

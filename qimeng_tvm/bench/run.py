@@ -47,6 +47,11 @@ class Timed(Protocol):
         """Operations of a call."""
         ...
 
+    @property
+    def saving(self) -> float:
+        """How many times fewer operations a system may get by with: convolutions have methods that do."""
+        ...
+
     def request(self, threads: int = 1) -> Any:
         """Return what the systems are told; ``a_dtype`` is the data type of the operands, as TVM calls it."""
         ...
@@ -274,7 +279,7 @@ def _group(
             failed[name] = {"error": True, "note": _reason(sample)}
         if isinstance(sample, timing.Sample):
             blank = Row(case.name, case.dtype, threads, name, extra={"attempts": attempts})
-            rows.append(_row(blank, case.flops, sample, ready[name], plan, peak))
+            rows.append(_row(blank, case, sample, ready[name], plan, peak))
         else:
             rows.append(Row(case.name, case.dtype, threads, name, extra=failed[name]))
         try:
@@ -284,7 +289,7 @@ def _group(
     return rows
 
 
-def _row(blank: Row, flops: int, sample: timing.Sample, opened: Opened, plan: timing.TimingPlan, peak: float) -> Row:
+def _row(blank: Row, case: Timed, sample: timing.Sample, opened: Opened, plan: timing.TimingPlan, peak: float) -> Row:
     notes = [opened.note] if opened.note else []
     if sample.repeats < plan.repeats:
         notes.append(f"{sample.repeats} repeats instead of {plan.repeats}: slow")
@@ -300,6 +305,8 @@ def _row(blank: Row, flops: int, sample: timing.Sample, opened: Opened, plan: ti
     }
     if peak:
         extra["peak_gflops"] = peak
+    if case.saving > 1:
+        extra["saving"] = case.saving
     if opened.label:
         extra["variant"] = opened.label
     if opened.wrong:
@@ -310,7 +317,7 @@ def _row(blank: Row, flops: int, sample: timing.Sample, opened: Opened, plan: ti
         blank,
         seconds_min=sample.seconds_min,
         seconds_median=sample.seconds_median,
-        gflops=flops / sample.seconds_median / 1e9,
+        gflops=case.flops / sample.seconds_median / 1e9,
         spread=sample.spread,
         extra=extra,
     )

@@ -373,7 +373,7 @@ def copies_of(arguments: list[Any], weights: Sequence[int], evicting: int) -> li
     """Return lists of arguments that differ in the copies of their weights, as many as come to so many bytes."""
     size = sum(math.prod(arguments[i].shape) * numpy_dtype(str(arguments[i].dtype)).itemsize for i in weights)
     sets = [arguments]
-    for _ in range(min(math.ceil(evicting / max(size, 1)), _MOST_COPIES) - 1):
+    for _ in range(min(math.ceil(evicting / size), _MOST_COPIES) - 1 if size else 0):
         copied = list(arguments)
         for i in weights:
             copied[i] = tvm.runtime.empty(arguments[i].shape, str(arguments[i].dtype))

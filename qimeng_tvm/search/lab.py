@@ -11,6 +11,7 @@ from qimeng_tvm.check.worker import Limits as WorkerLimits
 from qimeng_tvm.check.worker import Worker
 from qimeng_tvm.errors import CheckError
 from qimeng_tvm.hardware.host import host
+from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Lab, Limits
 from qimeng_tvm.search.remote import BOARD_MODULE, BoardLane, Boards
 from qimeng_tvm.search.session import Session
@@ -22,7 +23,7 @@ _NO_WAITING = {"TVM_THREAD_POOL_SPIN_COUNT": "0"}
 
 
 @contextmanager
-def open_lab(session: Session, limits: Limits, peaks: Mapping[str, float], rpc: Rpc | None, jobs: int) -> Iterator[Lab]:
+def open_lab(session: Session, limits: Limits, peaks: Hardware, rpc: Rpc | None, jobs: int) -> Iterator[Lab]:
     """Start what builds and measures the session's tasks; it ends with the ``with`` block.
 
     Here there are two workers that take turns, one building while the other one measures, where the tasks use one of
@@ -35,8 +36,8 @@ def open_lab(session: Session, limits: Limits, peaks: Mapping[str, float], rpc: 
         Told to stop when a worker cannot be started.
     limits : Limits
         Timeouts of one candidate.
-    peaks : mapping
-        Operand dtype -> measured peak; a missing one is unknown.
+    peaks : Hardware
+        The machine with its measured peaks.
     rpc : Rpc, optional
         Where the boards are.
     jobs : int

@@ -14,7 +14,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from qimeng_tvm.check.timing import sanity
 from qimeng_tvm.check.worker import Outcome, Worker
-from qimeng_tvm.hardware.model import peak_dtype
+from qimeng_tvm.hardware.model import Hardware, peak_dtype
 from qimeng_tvm.hardware.target import target_dict, target_of
 from qimeng_tvm.schedule.apply import L3, MEMORY, Task
 from qimeng_tvm.search.candidate import Probe, Timing, probe_of
@@ -92,10 +92,10 @@ def evicting(task: Task) -> int:
     return 2 * max(far, near) if task.weights == MEMORY else 0
 
 
-def judge(job: Job, timing: Timing, peak_gflops: Mapping[str, float]) -> Measurement:
-    """Hold a time against the peak: one that is faster is a measuring error."""
+def judge(job: Job, timing: Timing, machine: Hardware | None) -> Measurement:
+    """Hold a time against the machine's peak, where that is known: one that is faster is a measuring error."""
     info = job.trial.task.task.info
-    peak = peak_gflops.get(peak_dtype(info.a_dtype), 0.0)
+    peak = machine.peak(peak_dtype(info.a_dtype), info.threads) if machine is not None else 0.0
     verdict = sanity(timing.seconds_min, info.flops, peak, peak_spread=PEAK_MARGIN)
     if not verdict.believed:
         return Measurement("timing", error=verdict.message)
@@ -112,13 +112,13 @@ class Bench:
         Builds and runs.
     limits : Limits
         Timeouts.
-    peak_gflops : mapping
-        Operand dtype -> measured peak on as many threads; a missing one is unknown.
+    machine : Hardware, optional
+        With its measured peaks.
     """
 
     worker: Worker
     limits: Limits = field(default_factory=Limits)
-    peak_gflops: Mapping[str, float] = field(default_factory=dict)
+    machine: Hardware | None = None
     _built: set[str] = field(default_factory=set)
 
     def build(self, job: Job) -> Measurement | None:
@@ -149,7 +149,7 @@ class Bench:
         timing = outcome.value
         if timing.kind != "ok":
             return Measurement("numbers", error=timing.message or timing.kind)
-        return judge(job, timing, self.peak_gflops)
+        return judge(job, timing, self.machine)
 
     def abort(self) -> None:
         """End a call under way, from another thread."""

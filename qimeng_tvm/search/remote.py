@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from qimeng_tvm.check.worker import Worker
@@ -36,8 +36,8 @@ class Boards:
         Tracker and key.
     limits : Limits
         Timeouts of one candidate.
-    peak_gflops : mapping
-        Operand dtype -> measured peak; a missing one is unknown.
+    machine : Hardware
+        With its measured peaks.
     builders : sequence of Worker
         Compile and link.
     clients : sequence of Worker
@@ -52,7 +52,7 @@ class Boards:
         self,
         rpc: Rpc,
         limits: Limits,
-        peak_gflops: Mapping[str, float],
+        machine: Hardware,
         builders: Sequence[Worker],
         clients: Sequence[Worker],
         hardware: Hardware,
@@ -60,7 +60,7 @@ class Boards:
     ) -> None:
         self.rpc = rpc
         self.limits = limits
-        self.peak_gflops = peak_gflops
+        self.machine = machine
         self.linker = linker_for(hardware)
         self._workers = (*builders, *clients)
         self._builders = _line_of(builders)
@@ -155,7 +155,7 @@ class BoardLane:
                 return None
             server, timing = answer
             if timing.kind == "ok":
-                return judge(job, timing, self.boards.peak_gflops)
+                return judge(job, timing, self.boards.machine)
             reasons.append(f"server {server}: {timing.message}" if server is not None else timing.message)
             _LOG.warning("measure of %s: %s: %s", job.trial.token, timing.kind, reasons[-1])
             if timing.kind == "unfit":

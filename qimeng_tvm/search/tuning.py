@@ -268,10 +268,9 @@ def _sharing(states: Sequence[TaskState], weights: Sequence[float], machine: Har
 
 def _search(session: Session, machine: Hardware, sharing: Sharing, limits: Limits, rpc: Rpc | None) -> None:
     states, folder = session.tasks, session.database.folder
-    peaks = {d: machine.peak(d, states[0].task.info.threads) for d in machine.peaks}
     traces = TraceWriter()
     try:
-        with log_to(folder / LOG), interrupts(session), open_lab(session, limits, peaks, rpc, session.room) as lab:
+        with log_to(folder / LOG), interrupts(session), open_lab(session, limits, machine, rpc, session.room) as lab:
             sharing.least = len(lab.lanes)
             if session.total > sharing.trials:
                 _LOG.info("%d trials asked for, %d made: every task gets one", sharing.trials, session.total)

@@ -2,23 +2,29 @@
 
 import threading
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import tvm
 from spoiling import crash, hang, spoil, subtract
+from tvm import relax
 
 from qimeng_tvm.check.worker import Worker
 from qimeng_tvm.compiler import linker_for
 from qimeng_tvm.errors import BuildError, QimengError
 from qimeng_tvm.hardware import Hardware, host, target_of
+from qimeng_tvm.hardware.model import Cache
 from qimeng_tvm.hardware.target import target_dict
 from qimeng_tvm.operators import prim_func
+from qimeng_tvm.relax.functions import weights_of
 from qimeng_tvm.request import Request
-from qimeng_tvm.schedule.apply import build_schedule, make_task
+from qimeng_tvm.schedule.apply import L3, MEMORY, NEAR, build_schedule, make_task
 from qimeng_tvm.search import Limits, RecordDatabase, tune
 from qimeng_tvm.search.board import export
+from qimeng_tvm.search.candidate import clock_of, copies_of
 from qimeng_tvm.search.lab import open_lab
-from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Lab, job_of
+from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Lab, evicting, job_of
 from qimeng_tvm.search.session import Measurement, Session, Trial, new_state
 
 
@@ -45,6 +51,56 @@ def lab():
         one.start()
         two.start()
         yield Lab([Bench(one, limits), Bench(two, limits)], in_turn=True)
+
+
+def test_weights_of_a_model_come_from_where_they_do_in_it():
+    task = task_for()
+    sizes = {1: 32 << 10, 2: 1 << 20, 3: 16 << 20}
+    machine = replace(task.hardware, caches=tuple(Cache(n, size) for n, size in sizes.items()))
+    found = {w: evicting(replace(task, hardware=machine, weights=w)) for w in (NEAR, L3, MEMORY)}
+    assert found[NEAR] == 0 and sizes[2] < found[L3] < sizes[3] < found[MEMORY]
+    deep = replace(machine, caches=machine.caches[:2])
+    assert evicting(replace(task, hardware=deep, weights=MEMORY)) > sizes[2]
+
+
+def test_every_call_has_other_copies_of_the_weights():
+    a, b, c = (tvm.runtime.tensor(np.full((4, 4), i, "float32")) for i in range(3))
+    sets = copies_of([a, b, c], (1,), 64 * 5)
+    assert len(sets) == 5 and all(s[0] is a and s[2] is c for s in sets)
+    assert len({id(s[1]) for s in sets}) == 5 and all((s[1].numpy() == 1).all() for s in sets)
+    assert copies_of([a, b, c], (1,), 0) == copies_of([a, b, c], (), 1 << 20) == [[a, b, c]]
+    seen = []
+    clock = clock_of({"main": lambda *xs: seen.append(id(xs[1]))}, [a, b, c], tvm.cpu(), (1,), 64 * 3)
+    assert len(clock(2, 4)) == 4 and len(seen) == 9
+    assert all(len(set(seen[n : n + 3])) == 3 for n in range(7))
+
+
+@pytest.mark.parametrize("weights", [L3, MEMORY])
+def test_a_candidate_is_right_and_timed_with_weights_from_afar(lab, weights):
+    machine = host()
+    _, func = prim_func(Request("matmul", 64, 64, 64, constant_b=True), target_of(machine, 1))
+    task = make_task(func, machine, 1, weights)
+    assert task is not None and task.weights == weights
+    job = job_named("afar", task)
+    assert job.probe.evicting > 0 and job.probe.weights == (1,)
+    found = lab.lanes[0].measure(job)
+    assert found.status == "ok" and found.seconds_min > 0, found
+    # What has no constant operand has no weights.
+    assert make_task(task.func.without_attr("layout_free_buffers"), machine, 1, weights).weights == NEAR
+
+
+@pytest.mark.parametrize(("elements", "where"), [(1 << 10, NEAR), (1 << 20, L3), (1 << 23, MEMORY)])
+def test_where_weights_are_follows_from_what_a_model_reads(elements, where):
+    sizes = {1: 32 << 10, 2: 1 << 20, 3: 16 << 20}
+    machine = replace(host(), caches=tuple(Cache(n, size) for n, size in sizes.items()))
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType([elements], "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit(relax.op.add(x, relax.const(np.ones(elements // 2, "float32").repeat(2))))
+            out = builder.emit_output(relax.op.nn.relu(y))
+        builder.emit_func_output(out)
+    assert weights_of(builder.finalize(), machine, 1) == where
 
 
 def test_a_broken_candidate_costs_itself_alone(lab, monkeypatch):

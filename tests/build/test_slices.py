@@ -14,6 +14,7 @@ from tvm.script import relax as R  # noqa: E402
 
 from qimeng_tvm import Pipeline  # noqa: E402
 from qimeng_tvm.hardware import Hardware, host, target_of  # noqa: E402
+from qimeng_tvm.model_tuning import tune_model  # noqa: E402
 from qimeng_tvm.relax.functions import functions_in  # noqa: E402
 from qimeng_tvm.relax.report import RECORD, PipelineReport  # noqa: E402
 from qimeng_tvm.relax.slicing import together_of  # noqa: E402
@@ -132,17 +133,21 @@ def test_fewer_slices_than_cores_stay_apart() -> None:
         assert bool(whole) is sliced
 
 
-def test_parts_are_tuned_and_records_found(tmp_path: Any) -> None:
-    from qimeng_tvm.model_tuning import tune_model
-
+@pytest.mark.parametrize("threads", [1, 2])
+def test_parts_are_tuned_and_records_found(tmp_path: Any, threads: int) -> None:
+    if threads > host().cores:
+        pytest.skip(f"{threads} cores are needed")
     module = attention(1, 20, 4)
-    fused = Pipeline(threads=1).fused(module)
-    parts = functions_in(fused, host(), 1)
-    assert [f.calls for f in parts] == [4, 4, 4] and all(f.task is not None and f.task.info.threads == 1 for f in parts)
-    tuned = tune_model(module, trials=3, threads=1, database=tmp_path)
+    parts = functions_in(Pipeline(threads=threads).fused(module), host(), threads)
+    assert [f.calls for f in parts] == [4 // threads] * 3
+    assert all(f.task is not None and f.task.info.threads == 1 for f in parts)
+    tuned = tune_model(module, trials=3, threads=threads, database=tmp_path)
     assert sorted(f.result.measured for f in tuned.functions) == [1, 1, 1]
-    _, report = build(module, 1, database=tmp_path)
+    run, report = build(module, threads, database=tmp_path)
     assert [f.source for f in report.functions] == [RECORD]
+    arrays = inputs_of(1, 20, 4)
+    found = run(*(tvm.runtime.tensor(x) for x in arrays)).numpy()
+    np.testing.assert_allclose(found, wanted(arrays), rtol=1e-4, atol=1e-5)
 
 
 def _function(body: Any, *shapes: tuple[int, ...]) -> tirx.PrimFunc:

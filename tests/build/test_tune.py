@@ -172,11 +172,12 @@ def test_build_error_crash_hang_and_garbage_are_answers(worker, monkeypatch):
     [("float32", 0.025, True), ("float32", 0.01, False), ("uint8", 0.01, True), ("bfloat16", 0.001, True)],
 )
 def test_faster_than_the_peak_is_a_measuring_error(dtype, seconds, believed):
-    info = types.SimpleNamespace(flops=2e9, a_dtype=dtype)
+    info = types.SimpleNamespace(flops=2e9, a_dtype=dtype, threads=1)
+    machine = dataclasses.replace(host(), peaks={"float32": 100.0, "int8": 400.0}, peaks_all={})
     job = types.SimpleNamespace(
         trial=types.SimpleNamespace(task=types.SimpleNamespace(task=types.SimpleNamespace(info=info)))
     )
-    found = judge(job, Timing("ok", seconds, 0.03), {"float32": 100.0, "int8": 400.0})
+    found = judge(job, Timing("ok", seconds, 0.03), machine)
     assert found.status == ("ok" if believed else "timing")
     assert believed or ("measuring error" in found.error and found.seconds_min is None)
 

@@ -54,6 +54,15 @@ def test_every_micro_kernel_offered_fits_the_registers(hardware, dtype):
         assert all(family.fits(mr, nv) for mr, nv in shapes)
 
 
+def test_no_room_for_a_second_step_is_left_to_spill():
+    """28 sums, two vectors of B and one of A are 31 of 32 registers; with more of them free, a prefetch is harmless."""
+    gemm = rule("cpu.gemm")
+    tight = gemm.space(block(784, 256, 512, threads=2, constant_b=True), ZEN5).defaults()
+    assert (tight["micro_kernel"], tight["prefetch"], tight["unroll"]) == ("14x2", "yes", 1)
+    roomy = gemm.space(block(128, 768, 3072, threads=2, constant_b=True), ZEN5).defaults()
+    assert (roomy["prefetch"], roomy["unroll"]) == ("yes", 2)
+
+
 shapes = st.integers(1, 700)
 
 

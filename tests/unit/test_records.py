@@ -13,11 +13,11 @@ from tvm import te
 from qimeng_tvm.errors import RecordError
 from qimeng_tvm.hardware.model import Cache, Hardware
 from qimeng_tvm.intrin import families
-from qimeng_tvm.schedule.apply import Task
+from qimeng_tvm.schedule.apply import MEMORY, Task
 from qimeng_tvm.schedule.contract import Decision, ScheduleRule, SearchSpace
 from qimeng_tvm.schedule.readers import analyze
 from qimeng_tvm.search import Record, RecordDatabase, workload_key
-from qimeng_tvm.search.records import SIDECAR, TRACES, WORKLOADS
+from qimeng_tvm.search.records import SIDECAR, TRACES, WORKLOADS, operator_key, task_key
 
 MACHINE = Hardware("test", "x86", "x86-64", "x86_64-linux-gnu", 2, 1, 256, 16, (Cache(1, 32768),), frozenset(), 1 << 30)
 
@@ -116,6 +116,19 @@ def test_foreign_records_are_never_applied(tmp_path, task):
     more = replace(MACHINE, features=frozenset({"avx2"}))
     assert database.best(make_task(machine=more)) is None
     assert database.best(make_task(version=2)).rule == "test.rule@2"
+
+
+def test_times_with_weights_elsewhere_have_a_name_of_their_own(tmp_path, task):
+    far = replace(task, weights=MEMORY)
+    assert task_key(task) == workload_key(task.func, 1)
+    assert task_key(far) != task_key(task) and operator_key(task_key(far)) == task_key(task)
+    database = RecordDatabase(tmp_path)
+    near = record_of(task, 2, seconds=1e-3)
+    database.append(near)
+    assert database.of_task(far) == [] and database.best(far).decisions == near.decisions  # rather than none
+    database.append(record_of(task, 4, seconds=9e-3, workload=task_key(far)))
+    assert database.best(far).decisions["tile"] == 4 and database.best(task).decisions["tile"] == 2
+    assert [r.decisions["tile"] for r in database.of_task(far)] == [4]
 
 
 def test_workload_key_sees_the_operator_not_its_name(task):

@@ -20,7 +20,7 @@ class Boards:
     """Gives its answers in turn, and notes whom it was to avoid."""
 
     def __init__(self, *answers, export=None):
-        self.peak_gflops = {}
+        self.machine = None
         self.answers = list(answers)
         self.avoided = []
         self.exported = export or Exported(b"", False, ())

@@ -83,6 +83,11 @@ class ModelCase:
         """Operations of a call, a multiply-add counted as two; known once the files are there."""
         return int(about(self.folder)["flops"])
 
+    @property
+    def saving(self) -> float:
+        """Winograd's F(4x4, 3x3), where the model convolves images in float32."""
+        return 4.0 if self.dtype == "f32" and model_named(self.model).images else 1.0
+
     def request(self, threads: int = 1) -> ModelCase:
         """Return what the systems are told."""
         return replace(self, threads=threads)
