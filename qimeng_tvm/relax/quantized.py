@@ -20,6 +20,7 @@ from qimeng_tvm.relax.rewriting import Rewriter, axes_of, rewriting_pass, shape_
 from qimeng_tvm.relax.scale_chains import fold_scale_chains
 
 _QUANTIZE, _DEQUANTIZE = "relax.quantize", "relax.dequantize"
+_PLAIN, _TRANSPOSED = "relax.nn.conv2d", "relax.nn.conv2d_transpose"
 _BYTES = ("int8", "uint8")
 #: Operators that give elements of their operand: on integers they are the same.
 _CHOOSE = frozenset(
@@ -108,7 +109,7 @@ class _Integers(_Reader):
             found = self._again(call)
         elif name == "relax.matmul" and str(call.ty.dtype) == "float32":
             found = self._product(call)
-        elif name == "relax.nn.conv2d" and str(call.ty.dtype) == "float32":
+        elif name in (_PLAIN, _TRANSPOSED) and str(call.ty.dtype) == "float32":
             found = self._convolution(call)
         return call if found is None else found
 
@@ -146,17 +147,24 @@ class _Integers(_Reader):
         return self._rescaled(product, np.zeros((), "int64"), np.asarray(left.scale * right.scale))
 
     def _convolution(self, call: relax.Call) -> relax.Expr | None:
+        """Convolve, plainly or transposed, on integers."""
         source, weights, attrs = self.scaled(call.args[0]), self._weights(call.args[1]), call.attrs
         if source is None or weights is None or shape_of(source.data) is None:
             return None
         layout, out = str(attrs.kernel_layout), str(attrs.out_layout)
+        transposed = str(call.op.name) == _TRANSPOSED
+        if transposed and int(attrs.groups) != 1:
+            return None
         axis = layout.index("O")
         others = tuple(i for i in range(4) if i != axis)
         values, scales = weights
         if (scales.max(others) != scales.min(others)).any() or not _fits(values, others):
             return None
+        convolve, more = relax.op.nn.conv2d, {}
+        if transposed:
+            convolve, more = relax.op.nn.conv2d_transpose, {"output_padding": [int(x) for x in attrs.output_padding]}
         sums = self._summed(
-            relax.op.nn.conv2d(
+            convolve(
                 source.data,
                 relax.const(values),
                 strides=[int(x) for x in attrs.strides],
@@ -167,11 +175,12 @@ class _Integers(_Reader):
                 kernel_layout=layout,
                 out_layout=out,
                 out_dtype="int32",
+                **more,
             )
         )
         taps = values.transpose([layout.index(x) for x in "HWIO"]).sum(2, dtype="int64")
         order = ["NHWC".index(x) for x in out]
-        shifts = source.zero * _seen(call, taps)[None]
+        shifts = source.zero * (_seen(call, taps, transposed=transposed) if source.zero else taps[:1, :1])[None]
         factors = scales.max(others).reshape(1, 1, 1, -1) * source.scale
         return self._rescaled(sums, shifts.transpose(order), factors.transpose(order))
 
@@ -217,22 +226,25 @@ def _fits(values: Array, reduced: Any) -> bool:
     return int(np.abs(values.astype("int64")).sum(reduced).max()) * _BYTE <= _SUM
 
 
-def _seen(call: relax.Call, taps: Array) -> Array:
+def _seen(call: relax.Call, taps: Array, *, transposed: bool) -> Array:
     """Return, for each output pixel, the sum of the weights that see a pixel of the input: (H, W, O).
 
-    Where no border is added that is the same everywhere, and the result has one pixel.
+    Where no border is added, and all of them do, that is the same everywhere, and the result has one pixel.
     """
     attrs = call.attrs
-    if not any(int(p) for p in attrs.padding):
+    if not transposed and not any(int(p) for p in attrs.padding):
         whole: Array = taps.sum((0, 1))
         return whole[None, None]
     inside = []
     for n, axis in enumerate("HW"):
         extent = (shape_of(call.args[0]) or ())[str(attrs.data_layout).index(axis)]
-        pixels = (shape_of(call) or ())[str(attrs.out_layout).index(axis)]
-        begin = np.arange(pixels) * int(attrs.strides[n]) - int(attrs.padding[n])
-        at = begin + np.arange(taps.shape[n])[:, None] * int(attrs.dilation[n])
-        inside.append(((at >= 0) & (at < extent)).astype("int64"))
+        pixels = np.arange((shape_of(call) or ())[str(attrs.out_layout).index(axis)])
+        step, before = int(attrs.strides[n]), int(attrs.padding[n])
+        tap = np.arange(taps.shape[n])[:, None] * int(attrs.dilation[n])
+        # Between two pixels of a transposed convolution's input lie those that are none.
+        at = pixels + before - tap if transposed else (pixels * step - before) + tap
+        apart = step if transposed else 1
+        inside.append(((at >= 0) & (at % apart == 0) & (at // apart < extent)).astype("int64"))
     seen: Array = np.einsum("ry,sx,rso->yxo", *inside, taps, optimize=True)
     return seen
 

@@ -171,6 +171,19 @@ def test_depthwise_and_grouped_convolutions_and_a_mean() -> None:
     check(graph.model(shape, y, (1, 64, 1, 1), "uint8"), shape, 1)
 
 
+@pytest.mark.parametrize(("dtype", "zero"), TYPES)
+@pytest.mark.parametrize("attributes", [{"strides": [2, 2]}, {"strides": [2, 2], "pads": [1, 1, 1, 1]}, {}], ids=str)
+def test_transposed_convolutions_are_on_integers(dtype: str, zero: int, attributes: dict[str, Any]) -> None:
+    size = 2 if attributes == {"strides": [2, 2]} else 3
+    graph, shape = Graph(dtype, zero), (1, 16, 7, 9)
+    y = graph.node("ConvTranspose", graph.quantized("x"), graph.weights(16, 32, size, size, axis=1), **attributes)
+    y = graph.node("Add", y, graph.constant(np.linspace(-0.1, 0.1, 32, dtype="float32").reshape(1, 32, 1, 1)))
+    step, pad = attributes.get("strides", [1])[0], attributes.get("pads", [0])[0]
+    out = (1, 32, *((extent - 1) * step + size - 2 * pad for extent in shape[2:]))
+    compiled = check(graph.model(shape, graph.integers(y), out, dtype), shape, 1)
+    assert contractions(compiled) == [f"{dtype} int8"] and compiled.report.tensorized == 1.0
+
+
 def test_products_of_two_activations_need_zero_points_of_zero() -> None:
     for dtype, zero, want in (("int8", 0, "int8 int8"), ("int8", 3, "float32 float32")):
         graph, shape = Graph(dtype, zero), (2, 16, 16)
