@@ -21,6 +21,7 @@ from qimeng_tvm.relax.prepare import legalize_and_fuse
 from qimeng_tvm.relax.report import PipelineReport
 from qimeng_tvm.relax.scheduling import schedule_module
 from qimeng_tvm.relax.slicing import slice_attention
+from qimeng_tvm.relax.views import return_views
 from qimeng_tvm.relax.winograd import winograd
 
 Say = Callable[[str], None]
@@ -116,7 +117,7 @@ class Pipeline:
         with self._timed("pack weights"), target:
             packed = pack_weights()(scheduled)
         with self._timed("plan memory"), target:
-            planned = relax.get_pipeline("default")(packed)
+            planned = relax.get_pipeline("default")(return_views()(packed))
         with self._timed("compile"):
             linked = link_functions(planned, target)
         return linked
