@@ -25,6 +25,7 @@ from qimeng_tvm.search.board import export
 from qimeng_tvm.search.candidate import clock_of, copies_of
 from qimeng_tvm.search.lab import open_lab
 from qimeng_tvm.search.measure import WORKER_MODULE, Bench, Lab, evicting, job_of
+from qimeng_tvm.search.records import task_key
 from qimeng_tvm.search.session import Measurement, Session, Trial, new_state
 
 
@@ -87,6 +88,16 @@ def test_a_candidate_is_right_and_timed_with_weights_from_afar(lab, weights):
     assert found.status == "ok" and found.seconds_min > 0, found
     # What has no constant operand has no weights.
     assert make_task(task.func.without_attr("layout_free_buffers"), machine, 1, weights).weights == NEAR
+
+
+def test_records_tell_where_weights_came_from(tmp_path):
+    machine = host()
+    _, func = prim_func(Request("matmul", 64, 64, 64, constant_b=True), target_of(machine, 1))
+    near, far = (make_task(func, machine, 1, w) for w in (NEAR, MEMORY))
+    assert tune([far], 1, tmp_path, machine).measured == 1
+    (record,) = RecordDatabase(tmp_path).load()
+    assert record.operator == f"{far.info.operator}, weights from memory" and record.workload == task_key(far)
+    assert tune([near], 1, tmp_path, machine).measured == 1, "times that do not compare are not taken for others"
 
 
 @pytest.mark.parametrize(("elements", "where"), [(1 << 10, NEAR), (1 << 20, L3), (1 << 23, MEMORY)])
