@@ -183,7 +183,7 @@ def _run(
         hardware=hardware,
         threads=count,
         rule=f"{task.rule.name}@{task.rule.version}",
-        family=str(compiled.values["family"]),
+        family=str(compiled.values.get("family", "")),
         intrins=compiled.intrins,
         decisions=compiled.values,
         trials=found.trials if found is not None else 0,

@@ -178,7 +178,9 @@ class BenchResult:
     def summary(self) -> dict[str, Any]:
         """Return the summary as the JSON has it; ratios are of medians."""
         found = self.duels()
-        threads, dtypes = sorted({d.threads for d in found}), [t for t in DTYPES if any(d.dtype == t for d in found)]
+        # Those of products first, in their order; models have others.
+        threads, dtypes = sorted({d.threads for d in found}), list(dict.fromkeys([*DTYPES, *(d.dtype for d in found)]))
+        dtypes = [t for t in dtypes if any(d.dtype == t for d in found)]
         shares: dict[str, dict[str, float]] = {}
         suspect = []
         for row in self.rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +11,13 @@ from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
-from tvm.target import Target, codegen
 
 from qimeng_tvm.errors import GenerateError, HardwareError, UsageError
 from qimeng_tvm.files import write_atomic
 from qimeng_tvm.generate.ask import Question, Refused, ask
 from qimeng_tvm.generate.profile_answer import REQUIRED, Fact, ProfileAnswer, facts
 from qimeng_tvm.generate.quotes import numbers, plain
+from qimeng_tvm.hardware.host import llvm_cores, near
 from qimeng_tvm.hardware.manual import Manual
 from qimeng_tvm.hardware.model import Hardware
 from qimeng_tvm.hardware.profiles import HOST, ProfileFile, key_of, own_folder, read_profile, shipped_names
@@ -202,21 +201,16 @@ def _unknown_names(answer: ProfileAnswer) -> list[str]:
         return []
     isa, found = answer.isa.value, []
     if answer.cpu is not None:
-        cores = [str(c) for c in codegen.llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": _TRIPLES[isa]}))]
+        cores = llvm_cores(_TRIPLES[isa])
         if answer.cpu.value not in cores:
-            found.append(f"cpu: LLVM knows no {isa} core {answer.cpu.value!r}{_near(answer.cpu.value, cores)}")
+            found.append(f"cpu: LLVM knows no {isa} core {answer.cpu.value!r}{near(answer.cpu.value, cores)}")
     known = known_features(isa)
     for i, feature in enumerate(answer.features):
         if feature.value not in known:
             found.append(
-                f"features[{i}]: {feature.value!r} is not in the list of {isa}{_near(feature.value, sorted(known))}"
+                f"features[{i}]: {feature.value!r} is not in the list of {isa}{near(feature.value, sorted(known))}"
             )
     return found
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    return f" (near: {', '.join(near)})" if near else ""
 
 
 def _profile(answer: ProfileAnswer, name: str | None) -> Profile:

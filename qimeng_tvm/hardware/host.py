@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,17 @@ def llvm_features(cpu: str, triple: str, mattr: Iterable[str] = ()) -> frozenset
     if changes := list(mattr):
         spec["mattr"] = changes
     return frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(Target(spec)))
+
+
+def llvm_cores(triple: str) -> tuple[str, ...]:
+    """Return the CPU names that LLVM knows for a target triple."""
+    return tuple(str(c) for c in codegen.llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": triple})))
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Say which known names are like a wrong one; nothing when there are none."""
+    found = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+    return f" (near: {', '.join(found)})" if found else ""
 
 
 def isa_of(triple: str) -> str:

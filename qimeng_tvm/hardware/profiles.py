@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qimeng_tvm.errors import HardwareError
 from qimeng_tvm.files import TomlError, parse_toml
-from qimeng_tvm.hardware.host import host, llvm_features
+from qimeng_tvm.hardware.host import host, llvm_cores, llvm_features, near
 from qimeng_tvm.hardware.model import Cache, Hardware
 
 HOST = "host"
@@ -56,7 +56,18 @@ class ProfileFile(BaseModel):
         return self
 
     def hardware(self) -> Hardware:
-        """Return the machine; LLVM adds what the CPU name implies to the features that the file names."""
+        """Return the machine; LLVM adds what the CPU name implies to the features that the file names.
+
+        Raises
+        ------
+        HardwareError
+            If LLVM does not know the CPU: it would take it for the plainest one, without a word.
+        """
+        cores = llvm_cores(self.triple)
+        if self.cpu not in cores:
+            raise HardwareError(
+                f"profile {self.name}: cpu: LLVM knows no core {self.cpu!r} for {self.triple}{near(self.cpu, cores)}"
+            )
         return Hardware(
             name=self.name,
             isa=self.isa,

@@ -314,6 +314,15 @@ def test_share_of_peak_and_what_is_over_it():
     summary = result_of(*rows).summary()
     assert summary["pct_of_peak"] == {"f32/1": {"a": pytest.approx(100 / 1.5), "b": pytest.approx(100 / 1.6)}}
     assert [(x["case"], x["system"]) for x in summary["over_peak"]] == [("b", "q")]
+    saving = [dataclasses.replace(r, extra={**r.extra, "saving": 4.0}) for r in rows]
+    assert result_of(*saving).summary()["over_peak"] == []
+
+
+def test_data_types_of_models_have_their_standing_too():
+    rows = [row("a", system, seconds, dtype="int8") for system, seconds in (("qimeng", 1.0), ("p", 2.0))]
+    summary = result_of(*ROWS, *rows).summary()
+    assert list(summary["by_dtype"]) == ["f32", "bf16", "int8"]
+    assert summary["by_dtype_and_threads"]["int8/1"]["geomean_vs_best_peer"] == pytest.approx(2.0)
 
 
 def test_json_keys_and_file(tmp_path):

@@ -473,6 +473,13 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
         hw.load(str(tmp_path / "missing.toml"))
 
 
+def test_a_core_that_llvm_does_not_know_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "board.toml"
+    file.write_text(GOOD.replace("generic-rv64", "generic-rv46"))
+    with pytest.raises(HardwareError, match=r"board: cpu: LLVM knows no core 'generic-rv46' .*near: .*generic-rv64"):
+        hw.load(str(file))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
