@@ -14,7 +14,7 @@ from qimeng_tvm.bench.models.case import (
     Files,
     ModelCase,
     ModelReference,
-    QuantizedReference,
+    NarrowReference,
     flat,
     load_files,
     load_reference,
@@ -43,7 +43,7 @@ class ModelPeer(Peer):
         """Read what a case's folder holds."""
         return load_files(folder)
 
-    def reference(self, folder: Path) -> ModelReference | QuantizedReference:
+    def reference(self, folder: Path) -> ModelReference | NarrowReference:
         """Read what is right."""
         return load_reference(folder)
 

@@ -21,17 +21,19 @@ Array = np.ndarray[Any, Any]
 #: Data types of weights and activations, as TVM calls that of a product's left operand. Sums are of float32; in a
 #: quantized model those of bytes are of int32, and what is not quantized is of float32.
 DTYPES: Mapping[str, str] = MappingProxyType({"f32": "float32", "bf16": "bfloat16", "int8": "uint8"})
-#: Relative rounding error of one operation, and of storing an activation.
-_SUM, _STORE = 2.0**-24, MappingProxyType({"f32": 2.0**-24, "bf16": 2.0**-8})
+#: Those in which roundings are so coarse that who rounds otherwise gets other results.
+NARROW = ("bf16", "int8")
+#: Relative rounding error of one operation in float32, and of storing its result.
+_ROUNDING = 2.0**-24
 _LAMBDA = 4.0
-#: Units are how far a quantized model's results are from float32: of the difference between two of them whose roundings
-#: are independent, and of how far another one is from float32.
+#: Units are how far a narrow model's results are from the exact ones: of the difference between two of them whose
+#: roundings are independent, and of how far another one is from the exact ones.
 _APART, _FARTHER = 2.0**0.5, 1.25
 
 #: Files of a case. The module is pickled: only what this program itself wrote is read.
 MODULE, PROGRAM, ONNX, ABOUT = "module.pt", "program.pt2", "model.onnx", "about.json"
 INPUTS, EXPECTED = "inputs.npz", "expected.npz"
-#: Results in float32, in the folder of a quantized model.
+#: Exact results, in the folder of a model in narrow arithmetic.
 PLAIN = "plain.npz"
 
 
@@ -71,7 +73,7 @@ class ModelCase:
     @property
     def folder(self) -> Path:
         """Where its files are; what they were made by is in the name."""
-        return self.cache / f"{self.model}-{self.layers or 'all'}-b{self.batch}-{self.dtype}-e{EDITION}"
+        return self.cache / f"{self.model}-{self.layers or 'all'}-b{self.batch}-{self.dtype}-e{EDITION[self.dtype]}"
 
     @property
     def a_dtype(self) -> str:
@@ -133,7 +135,7 @@ class Files:
 
 @dataclass(frozen=True)
 class ModelReference:
-    """The results in higher precision, and what they may be off by.
+    """The results of a model in float32 in higher precision, and what they may be off by.
 
     Attributes
     ----------
@@ -141,14 +143,11 @@ class ModelReference:
         One for every result of the model.
     depth, terms : int
         Layers with weights, and the longest sum in one of them.
-    dtype : str
-        Of :data:`DTYPES`.
     """
 
     values: tuple[Array, ...]
     depth: int
     terms: int
-    dtype: str
 
     @property
     def tolerance(self) -> float:
@@ -157,7 +156,7 @@ class ModelReference:
         Every layer adds the rounding of its sums, ``sqrt(terms)`` steps of float32, and of storing its result. What the
         layers add is independent: it grows with the square root of their number.
         """
-        return float(_LAMBDA * self.depth**0.5 * (self.terms**0.5 * _SUM + _STORE[self.dtype]))
+        return float(_LAMBDA * self.depth**0.5 * (self.terms**0.5 + 1) * _ROUNDING)
 
     def error(self, answer: Array, quantum: float = 0.0) -> float:
         """Return the largest error of any result in units of what is tolerated: over 1 is wrong.
@@ -180,22 +179,23 @@ class ModelReference:
 
 
 @dataclass(frozen=True)
-class QuantizedReference:
-    """The results of a quantized model, its arithmetic in float32, and what they may be off by.
+class NarrowReference:
+    """The results of a model in narrow arithmetic, bytes or bfloat16, and what they may be off by.
 
-    Who sums in another order, or scales sums of integers, rounds a value in the middle of two integers to the other
-    one; each such step leads to more of them, until after some layers all roundings are others. So the yardstick is
-    what quantization does: how far these results are from those in float32. The errors of two computations whose
-    roundings have nothing to do with each other are as large as each other and independent: the two differ by the
-    square root of two of that, and are equally far from float32. Where the difference is largest, the same is allowed
-    with a margin of as much again, since the largest of some numbers is less certain than their mean.
+    Who sums in another order, or scales sums of integers, rounds a value in the middle of two to the other one; each
+    such step leads to more of them, until after some layers all roundings are others, and how much of them arrives at
+    the end depends on the weights. So the yardstick is what narrow arithmetic does as the model is written, by ONNX
+    Runtime or PyTorch: how far these results are from the exact ones. The errors of two computations whose roundings
+    have nothing to do with each other are as large as each other and independent: the two differ by the square root of
+    two of that, and are equally far from the exact ones. Where the difference is largest, the same is allowed with a
+    margin of as much again, since the largest of some numbers is less certain than their mean.
 
     Attributes
     ----------
     values : tuple of ndarray
         One for every result of the model.
     plain : tuple of ndarray
-        The results of the same model in float32.
+        The results of the same model in float32 or float64.
     """
 
     values: tuple[Array, ...]
@@ -241,12 +241,12 @@ def load_files(folder: Path) -> Files:
     return Files(folder, tuple(a.view(ml_dtypes.bfloat16) if a.dtype == np.uint16 else a for a in arrays))
 
 
-def load_reference(folder: Path) -> ModelReference | QuantizedReference:
+def load_reference(folder: Path) -> ModelReference | NarrowReference:
     """Return what the results of a case are compared with."""
     known, values = about(folder), _arrays(folder / EXPECTED)
-    if known["dtype"] == "int8":
-        return QuantizedReference(values, _arrays(folder / PLAIN))
-    return ModelReference(values, known["depth"], known["terms"], known["dtype"])
+    if known["dtype"] in NARROW:
+        return NarrowReference(values, _arrays(folder / PLAIN))
+    return ModelReference(values, known["depth"], known["terms"])
 
 
 def _arrays(path: Path) -> tuple[Array, ...]:

@@ -23,6 +23,7 @@ from qimeng_tvm.bench.models.case import (
     EXPECTED,
     INPUTS,
     MODULE,
+    NARROW,
     ONNX,
     PLAIN,
     PROGRAM,
@@ -112,11 +113,14 @@ def _fill(folder: Path, case: ModelCase) -> None:
         wide = torch.float64 if parameters <= _WIDE else torch.float32
         precise, arguments = _as(wide, module, inputs)
         with checking(precise):
-            results = precise(*arguments)
-    results = results if isinstance(results, tuple) else (results,)
+            results = _tuple(precise(*arguments))
+        exact = tuple(r.numpy() for r in results)
+        narrow = tuple(r.float().numpy() for r in _tuple(module(*inputs))) if case.dtype in NARROW else ()
     shape = shape_of(module)
     np.savez(folder / INPUTS, *(_array(torch, x) for x in inputs))
-    np.savez(folder / EXPECTED, *(r.numpy() for r in results))
+    np.savez(folder / EXPECTED, *(narrow or exact))
+    if narrow:
+        np.savez(folder / PLAIN, *exact)
     facts = {
         "model": case.model,
         "batch": case.batch,
@@ -152,6 +156,10 @@ def _fill_quantized(folder: Path, case: ModelCase) -> None:
     shutil.copyfile(plain / INPUTS, folder / INPUTS)
     facts = {**about(plain), "dtype": case.dtype, "failures": {}}
     (folder / ABOUT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _tuple(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
 
 
 def _attempt(write: Any, torch: Any, module: Any, inputs: tuple[Any, ...], path: Path) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 from qimeng_tvm.errors import UsageError
 
-#: Goes into the names of what is kept: to be raised when a model here becomes another one.
-EDITION = 1
+#: By data type, goes into the names of what is kept: to be raised when a model here, or what is kept of it, becomes
+#: another.
+EDITION: Mapping[str, int] = MappingProxyType({"f32": 1, "bf16": 2, "int8": 1})
 #: Tokens that a Llama's cache has room for, and how many of them are there when one more is decoded.
 _CACHE, _HELD = 128, 100
 
