@@ -54,6 +54,12 @@ def flatten() -> tvm.transform.Pass:
     return rewriting_pass("qimeng.Flatten", _Flatten)
 
 
+def _split_axis(full: Shape, to: Shape) -> int | None:
+    """Return the axis that is two in the other shape, all others being the same; None when there is no such axis."""
+    found = (n for n in range(len(full)) if to == (*full[:n], *to[n : n + 2], *full[n + 1 :]))
+    return next((n for n in found if len(to) == len(full) + 1 and math.prod(to[n : n + 2]) == full[n]), None)
+
+
 @mutator
 class _Flatten(Rewriter):
     def rewrite(self, call: relax.Call, name: str) -> relax.Expr:
@@ -158,7 +164,11 @@ class _Flatten(Rewriter):
         tail = len(shape)
         if tail == 0 or (shape == full[-tail:] and shape == to[-tail:]):
             return self._view(other, shape)
-        return None
+        split, shape = _split_axis(full, to), (*[1] * (len(full) - tail), *shape)
+        if split is None or any(own not in (1, extent) for own, extent in zip(shape, full, strict=True)):
+            return None
+        parts = (1, 1) if shape[split] == 1 else to[split : split + 2]
+        return self._view(other, (*shape[:split], *parts, *shape[split + 1 :]))
 
     def _rows(self, call: relax.Call) -> relax.Expr:
         inner, full = self._inner(call.args[0]), shape_of(call.args[0])

@@ -85,7 +85,8 @@ CASES = [
     {"batch": 1, "rows": 37, "heads": 3},
     {"batch": 2, "rows": 20, "heads": 4, "mask": True},
     {"batch": 1, "rows": 24, "heads": 6, "kept": 2, "causal": "TopLeft"},
-    {"batch": 2, "rows": 24, "heads": 4, "kept": 1},
+    {"batch": 2, "rows": 24, "heads": 4, "kept": 1, "mask": True},
+    {"batch": 2, "rows": 24, "heads": 4, "kept": 2, "mask": True},
     {"batch": 1, "rows": 1024, "heads": 1},  # by rows alone
     {"batch": 1, "rows": 768, "heads": 2, "mask": True},  # by heads and rows
 ]
