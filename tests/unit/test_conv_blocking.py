@@ -131,7 +131,8 @@ def test_pixels_without_a_border_may_be_read_in_place():
 def test_few_channels_are_gathered_and_many_are_not():
     first = RULE.space(convolution(112, 3, 64, 7, 2), ZEN5).defaults()
     later = RULE.space(convolution(14, 256, 256), ZEN5).defaults()
-    assert first["gather"] == "runs" and later["gather"] == "rows"
+    small = RULE.space(convolution(112, 3, 32, 3, 2, threads=2), ZEN5).defaults()
+    assert first["gather"] == "runs" and later["gather"] == small["gather"] == "rows"
     assert split_kernel(str(later["micro_kernel"])) == (14, 2)
 
 
