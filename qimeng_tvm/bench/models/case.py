@@ -26,9 +26,10 @@ NARROW = ("bf16", "int8")
 #: Relative rounding error of one operation in float32, and of storing its result.
 _ROUNDING = 2.0**-24
 _LAMBDA = 4.0
-#: Units are how far a narrow model's results are from the exact ones: of the difference between two of them whose
-#: roundings are independent, and of how far another one is from the exact ones.
-_APART, _FARTHER = 2.0**0.5, 1.25
+#: In units of how far a narrow model's results are from the exact ones: how far another one's may be, what the two then
+#: differ by where their roundings are independent, and the largest difference in units of the largest error.
+_FARTHER = 1.25
+_APART, _LARGEST = (1.0 + _FARTHER**2) ** 0.5, 2.0
 
 #: Files of a case. The module is pickled: only what this program itself wrote is read.
 MODULE, PROGRAM, ONNX, ABOUT = "module.pt", "program.pt2", "model.onnx", "about.json"
@@ -185,10 +186,10 @@ class NarrowReference:
     Who sums in another order, or scales sums of integers, rounds a value in the middle of two to the other one; each
     such step leads to more of them, until after some layers all roundings are others, and how much of them arrives at
     the end depends on the weights. So the yardstick is what narrow arithmetic does as the model is written, by ONNX
-    Runtime or PyTorch: how far these results are from the exact ones. The errors of two computations whose roundings
-    have nothing to do with each other are as large as each other and independent: the two differ by the square root of
-    two of that, and are equally far from the exact ones. Where the difference is largest, the same is allowed with a
-    margin of as much again, since the largest of some numbers is less certain than their mean.
+    Runtime or PyTorch: how far these results are from the exact ones. The errors of another computation, whose
+    roundings have nothing to do with these, are about as large, up to a quarter more, and independent: the two differ
+    by the root of the sum of their squares. Where the difference is largest, it may be twice the largest error: that of
+    some numbers is less certain than their mean.
 
     Attributes
     ----------
@@ -212,7 +213,7 @@ class NarrowReference:
             own, off, real = (_distance(*pair) for pair in ((value, plain), (part, value), (part, plain)))
             found = (
                 off.mean / (_APART * own.mean + quantum),
-                off.largest / (_APART**2 * own.largest + quantum),
+                off.largest / (_LARGEST * own.largest + quantum),
                 real.mean / (_FARTHER * own.mean + quantum),
             )
             worst = max(worst, *found) if np.isfinite(found).all() else float("inf")
