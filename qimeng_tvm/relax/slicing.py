@@ -114,10 +114,10 @@ class _Slices(CountingRewriter):
         if self.kind(last) != "matmul":
             return None
         for kind in ("rowwise", "matmul"):
-            at = next((n for n, x in enumerate(call.args[1]) if self.makes(x, kind) is not None), None)
-            if at is None:
+            makers = ((n, self.makes(x, kind)) for n, x in enumerate(call.args[1]))
+            at, call = next(((n, made) for n, made in makers if made is not None), (0, None))
+            if call is None:
                 return None
-            call = self.makes(call.args[1][at], kind)
             calls.insert(0, call)
             inner.insert(0, at)
         return _Chain(tuple(calls), tuple(inner))
@@ -170,11 +170,9 @@ def together(
     rows = shape[-2]
     room = _SHARE * hardware.cache(2).size
     pieces = [n for n in range(1, rows + 1) if rows % n == 0 and rows // n >= min(rows, _FEWEST)]
-    for count in pieces:
-        if state.kept / count <= room or count == pieces[-1]:
-            finer = state.cut(len(shape) - 2, rows // count) if count > 1 else state
-            state = finer if finer is not None and finer.kept <= room else state
-            break
+    count = next((n for n in pieces if state.kept / n <= room), 1)
+    if count > 1:
+        state = state.cut(len(shape) - 2, rows // count) or state
     found = state.together()
     return found if state.cuts and found.slices >= threads else None
 

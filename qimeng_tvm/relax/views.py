@@ -5,7 +5,9 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 from tvm.ir import GenericConst
-from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.relax.expr_functor import mutator
+
+from qimeng_tvm.relax.rewriting import Rewriter, rewriting_pass
 
 _RESHAPE = "relax.reshape"
 
@@ -17,26 +19,11 @@ def return_views() -> tvm.transform.Pass:
     stays inside, and what leaves is its name. A view of an argument or a constant is copied all the same: they are not
     the caller's to write to.
     """
-
-    @tvm.transform.module_pass(opt_level=0, name="qimeng.ReturnViews")  # type: ignore[untyped-decorator]
-    def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        return _Views(mod).transform()
-
-    return run
+    return rewriting_pass("qimeng.ReturnViews", _Views)
 
 
 @mutator
-class _Views(PyExprMutator):  # type: ignore[misc]
-    def __init__(self, mod: tvm.IRModule) -> None:
-        super().__init__(mod)
-        self.mod = mod
-
-    def transform(self) -> tvm.IRModule:
-        for gv, function in self.mod.functions.items():
-            if isinstance(function, relax.Function):
-                self.builder_.update_func(gv, self.visit_expr(function))
-        return self.builder_.get()
-
+class _Views(Rewriter):
     def visit_dataflow_block_(self, block: relax.DataflowBlock) -> relax.BindingBlock:
         self.builder_._begin_dataflow_block()
         made = {b.var: b.value for b in block.bindings if isinstance(b, relax.VarBinding)}

@@ -14,10 +14,10 @@ from typing import Any
 from tvm import s_tir, tirx
 from tvm.ir import Range
 from tvm.s_tir import MatchBufferRegion, SBlock, SBlockRealize
-from tvm_ffi import structural_map, structural_walk
+from tvm_ffi import structural_walk
 
 from qimeng_tvm.schedule.analysis import root_blocks
-from qimeng_tvm.schedule.elementwise import loads_of
+from qimeng_tvm.schedule.slices import renamed_root, statements_of, touched
 
 #: Rows of a tile: as many of the first as there are, the rest by the second; fewer rows than that by the last.
 _TILES = (64, 8, 1)
@@ -93,23 +93,19 @@ def _is_independent(sch: s_tir.Schedule, block: Any, count: tirx.Var) -> bool:
     bound = dict(zip([v.var.name for v in stmt.iter_vars], realize.iter_values, strict=True))
     if over and not bound[over[0].var.name].same_as(wide[0].loop_var):
         return False
-    return _reads_own_rows([s for s in (stmt.body, stmt.init) if s is not None], over[0].var if over else None, count)
+    return _reads_own_rows(stmt, over[0].var if over else None, count)
 
 
 def _is_true(predicate: Any) -> bool:
     return isinstance(predicate, tirx.IntImm) and bool(int(predicate))
 
 
-def _reads_own_rows(statements: Sequence[Any], row: tirx.Var | None, count: tirx.Var) -> bool:
+def _reads_own_rows(block: Any, row: tirx.Var | None, count: tirx.Var) -> bool:
     """Tell whether the row is used as the row of what is read and written, and the number of rows not at all."""
     names: list[tirx.Var] = []
-    stores: list[tirx.BufferStore] = []
-    for stmt in statements:
+    for stmt in statements_of(block):
         structural_walk(stmt, (tirx.Var, names.append))
-        structural_walk(stmt, (tirx.BufferStore, stores.append))
-    touched = [(store.buffer, store.indices) for store in stores]
-    touched += [(load.source, load.indices) for stmt in statements for load in loads_of(stmt)]
-    axes = [(_row_axis(list(buffer.shape), count), indices) for buffer, indices in touched]
+    axes = [(_row_axis(list(buffer.shape), count), indices) for buffer, indices in touched(block)]
     if any(axis == -1 or (axis is not None and not indices[axis].same_as(row)) for axis, indices in axes):
         return False
     # A tensor's type names the number of rows once, wherever the tensor is named.
@@ -167,10 +163,7 @@ class _Part:
         """Return the loop over so many tiles from that row on; the last one ends with the last row at the latest."""
         axis, loop = tirx.Var("v_tile", "int64"), tirx.Var("tile", "int64")
         views = self._views(tirx.min(first + axis * self.extent, self.rows.count - self.extent))
-        root = self.tile.body.block
-        body, allocated = structural_map(
-            [root.body, root.alloc_buffers], (tirx.Var, lambda v: views[v].buffer if v in views else v)
-        )
+        body, allocated = renamed_root(self.tile.body.block, {part: view.buffer for part, view in views.items()})
         regions = [view.source for view in views.values()]
         axes = [tirx.IterVar(Range(0, count), axis, tirx.IterVar.DataPar)]
         name = f"rows{self.extent}"

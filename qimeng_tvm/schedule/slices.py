@@ -96,31 +96,30 @@ def _spread(blocks: Sequence[Any], seed: dict[Any, int]) -> dict[Any, int] | Non
         before = len(axes)
         for block in blocks:
             var = _axis_of(block, axes)
-            for buffer, indices in _touched(block) if var is not None else ():
+            for buffer, indices in touched(block) if var is not None else ():
                 at = [n for n, i in enumerate(indices) if i.same_as(var)]
                 if len(at) > 1 or (at and axes.setdefault(buffer, at[0]) != at[0]):
                     return None
     return axes
 
 
-def _touched(block: Any) -> list[tuple[Any, Sequence[Any]]]:
+def statements_of(block: Any) -> list[Any]:
+    """What a block does, and what it begins a reduction with."""
+    return [stmt for stmt in (block.body, block.init) if stmt is not None]
+
+
+def touched(block: Any) -> list[tuple[Any, Sequence[Any]]]:
     """Every tensor that a block writes or reads, with the indices."""
-    found: list[tuple[Any, Sequence[Any]]] = []
-    for stmt in (s for s in (block.body, block.init) if s is not None):
-        found += [(store.buffer, store.indices) for store in _stores(stmt)]
-        found += [(load.source, load.indices) for load in loads_of(stmt)]
-    return found
-
-
-def _stores(stmt: Any) -> list[tirx.BufferStore]:
-    found: list[tirx.BufferStore] = []
-    structural_walk(stmt, (tirx.BufferStore, found.append))
-    return found
+    stores: list[tirx.BufferStore] = []
+    for stmt in statements_of(block):
+        structural_walk(stmt, (tirx.BufferStore, stores.append))
+    loads = [load for stmt in statements_of(block) for load in loads_of(stmt)]
+    return [*((s.buffer, s.indices) for s in stores), *((x.source, x.indices) for x in loads)]
 
 
 def _axis_of(block: Any, axes: Mapping[Any, int]) -> tirx.Var | None:
     """Return the variable of a block that runs over the axis, as far as that is known."""
-    for buffer, indices in _touched(block):
+    for buffer, indices in touched(block):
         index = indices[axes[buffer]] if buffer in axes else None
         if isinstance(index, tirx.Var):
             return index
@@ -131,11 +130,11 @@ def _is_plain(block: Any, var: tirx.Var, axes: Mapping[Any, int]) -> bool:
     """Tell whether a variable is no more than the place on the axis, and nothing is summed over it."""
     kinds = {v.var: v.iter_type for v in block.iter_vars}
     used: list[bool] = []
-    for stmt in (s for s in (block.body, block.init) if s is not None):
+    for stmt in statements_of(block):
         structural_walk(stmt, (tirx.Var, lambda v: used.append(bool(v.same_as(var)))))
-    touched = [(axes[buffer], indices) for buffer, indices in _touched(block) if buffer in axes]
-    placed = all(indices[at].same_as(var) for at, indices in touched)
-    return placed and kinds[var] == tirx.IterVar.DataPar and sum(used) == len(touched)
+    places = [indices[axes[buffer]] for buffer, indices in touched(block) if buffer in axes]
+    placed = all(place.same_as(var) for place in places)
+    return placed and kinds[var] == tirx.IterVar.DataPar and sum(used) == len(places)
 
 
 def _narrow(buffer: Any, axis: int, width: int) -> Any:
@@ -222,7 +221,7 @@ def in_turns(together: Together, parts: Sequence[tirx.PrimFunc], *, parallel: bo
     bodies, allocated = [], list(kept.values())
     for names, part in named:
         renamed = {p: given[name] for name, p in zip(names, part.params, strict=True)}
-        body, own = _renamed(part.body.block, renamed)
+        body, own = renamed_root(part.body.block, renamed)
         bodies.append(body)
         allocated += own
     *inputs, output = [view.source for view in views.values()]
@@ -236,7 +235,7 @@ def in_turns(together: Together, parts: Sequence[tirx.PrimFunc], *, parallel: bo
     return whole.with_attrs({"tirx.noalias": True, "s_tir": True, "tirx.is_scheduled": True})
 
 
-def _renamed(root: SBlock, buffers: Mapping[Any, Any]) -> tuple[Any, list[Any]]:
+def renamed_root(root: SBlock, buffers: Mapping[Any, Any]) -> tuple[Any, list[Any]]:
     """Return what a part does, and what it allocates, with other buffers in place of its parameters."""
     body, own = structural_map([root.body, root.alloc_buffers], (tirx.Var, lambda v: buffers.get(v, v)))
     return body, list(own)
@@ -254,10 +253,10 @@ def _starts(name: str, cuts: Sequence[tuple[int, Mapping[str, int]]], like: Any,
 
 
 def _view(whole: Any, like: Any, starts: Mapping[int, Any]) -> MatchBufferRegion:
-    ranges = [Range.from_min_extent(starts.get(n, _int(0)), _int(int(x))) for n, x in enumerate(like.shape)]
+    ranges = [Range.from_min_extent(starts.get(n, _int(0)), _int(x)) for n, x in enumerate(like.shape)]
     strides = [tirx.Var(f"{whole.name}_{n}", "int32") for n in range(len(ranges))]
     view = tirx.decl_buffer(
-        [_int(int(x)) for x in like.shape], str(whole.dtype), whole.name, strides=strides, offset_factor=1
+        [_int(x) for x in like.shape], str(whole.dtype), whole.name, strides=strides, offset_factor=1
     )
     return MatchBufferRegion(view, tirx.BufferRegion(whole, ranges))
 

@@ -23,7 +23,7 @@ _NO_WAITING = {"TVM_THREAD_POOL_SPIN_COUNT": "0"}
 
 
 @contextmanager
-def open_lab(session: Session, limits: Limits, peaks: Hardware, rpc: Rpc | None, jobs: int) -> Iterator[Lab]:
+def open_lab(session: Session, limits: Limits, machine: Hardware, rpc: Rpc | None, jobs: int) -> Iterator[Lab]:
     """Start what builds and measures the session's tasks; it ends with the ``with`` block.
 
     Here there are two workers that take turns, one building while the other one measures, where the tasks use one of
@@ -36,8 +36,8 @@ def open_lab(session: Session, limits: Limits, peaks: Hardware, rpc: Rpc | None,
         Told to stop when a worker cannot be started.
     limits : Limits
         Timeouts of one candidate.
-    peaks : Hardware
-        The machine with its measured peaks.
+    machine : Hardware
+        What the tasks are for, with its measured peaks.
     rpc : Rpc, optional
         Where the boards are.
     jobs : int
@@ -50,8 +50,8 @@ def open_lab(session: Session, limits: Limits, peaks: Hardware, rpc: Rpc | None,
     BuildError
         If no linker for the boards is installed.
     """
-    machine = host()
-    memory = WorkerLimits(memory_bytes=max(8 * _GIB, machine.memory_bytes // 2))
+    here = host()
+    memory = WorkerLimits(memory_bytes=max(8 * _GIB, here.memory_bytes // 2))
     with ExitStack() as stack:
 
         def worker(module: str, *, confined: bool = True, env: Mapping[str, str] | None = None) -> Worker:
@@ -59,17 +59,16 @@ def open_lab(session: Session, limits: Limits, peaks: Hardware, rpc: Rpc | None,
 
         if rpc is None:
             threads = max(state.task.info.threads for state in session.tasks)
-            width = min(2 if threads == 1 < machine.cores else 1, jobs)
+            width = min(2 if threads == 1 < here.cores else 1, jobs)
             workers = [worker(WORKER_MODULE, env=_NO_WAITING if threads == 1 else None) for _ in range(width)]
-            lanes: list[Any] = [Bench(w, limits, peaks) for w in workers]
+            lanes: list[Any] = [Bench(w, limits, machine) for w in workers]
         else:
-            hardware = session.tasks[0].task.hardware
             servers = rpc.servers()
             width = min(len(servers) + 1, jobs)
             # What connects to a board has the network, and runs nothing that was not written here.
             clients = [worker(BOARD_MODULE, confined=False) for _ in range(min(len(servers), width))]
-            builders = [worker(BOARD_MODULE) for _ in range(min(width, machine.cores))]
-            boards = Boards(rpc, limits, peaks, builders, clients, hardware, lambda: session.stopping)
+            builders = [worker(BOARD_MODULE) for _ in range(min(width, here.cores))]
+            boards = Boards(rpc, limits, machine, builders, clients, lambda: session.stopping)
             lanes = [BoardLane(boards) for _ in range(width)]
             workers = [*builders, *clients]
         # They import TVM while the first schedules are built.

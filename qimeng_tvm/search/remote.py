@@ -37,13 +37,11 @@ class Boards:
     limits : Limits
         Timeouts of one candidate.
     machine : Hardware
-        With its measured peaks.
+        What the boards are, with its measured peaks.
     builders : sequence of Worker
         Compile and link.
     clients : sequence of Worker
         Each holds one session at a time; they need the network.
-    hardware : Hardware
-        What the boards are.
     stopping : callable
         Whether to wait for nothing more.
     """
@@ -55,13 +53,12 @@ class Boards:
         machine: Hardware,
         builders: Sequence[Worker],
         clients: Sequence[Worker],
-        hardware: Hardware,
         stopping: Callable[[], bool],
     ) -> None:
         self.rpc = rpc
         self.limits = limits
         self.machine = machine
-        self.linker = linker_for(hardware)
+        self.linker = linker_for(machine)
         self._workers = (*builders, *clients)
         self._builders = _line_of(builders)
         self._clients = _line_of(clients)

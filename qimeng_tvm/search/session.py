@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qimeng_tvm.errors import QimengError
-from qimeng_tvm.schedule.apply import L3, MEMORY, Task
+from qimeng_tvm.schedule.apply import NEAR, Task
 from qimeng_tvm.schedule.contract import Values
 from qimeng_tvm.search.choose import DEFAULT, Guide, chooser_for
 from qimeng_tvm.search.cost import DecisionModel, RuleModel
@@ -22,8 +22,6 @@ Progress = Callable[[int, int, float, float], None]
 
 
 PARENTS = 8
-#: What an operator is told with whose weights do not stay in the caches.
-_AFAR = {L3: ", weights from L3", MEMORY: ", weights from memory"}
 
 
 @dataclass(frozen=True)
@@ -255,7 +253,7 @@ class Session:
             machine=task.hardware.name,
             rule=rule_id(task),
             threads=task.info.threads,
-            operator=task.info.operator + _AFAR.get(task.weights, ""),
+            operator=task.info.operator + ("" if task.weights == NEAR else f", weights from {task.weights}"),
             block=told_of(task.info),
         )
 

@@ -174,7 +174,7 @@ def test_two_workers_only_where_a_core_is_free(tmp_path, threads, jobs, width):
     state = new_state(task_for(threads=threads), 0, [])
     record = None
     session = Session(RecordDatabase(tmp_path), [state], total=8, done=0, stamp=record)
-    with open_lab(session, Limits(), {}, None, jobs) as lab:
+    with open_lab(session, Limits(), host(), None, jobs) as lab:
         assert len(lab.lanes) == width and lab.in_turn
 
 
